@@ -1,0 +1,27 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TINY_TEXTS = (
+    "a red apple moving left",
+    "first a dog, then a car",
+    "the grinning face of a cat and a dog in the rain",
+    "Find the video snippet that corresponds to the given caption: ",
+    "Represent the given image in one word.",
+    "You are a helpful assistant.",
+    "ein roter Apfel, una manzana roja, une pomme rouge",
+    "苹果 りんご 사과 яблоко تفاحة सेब",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer random Qwen2-VL folder whose embeddings differ clearly; do not write into it."""
+    from mmembed.encoder.scratch import create_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    return create_checkpoint(folder, TINY_TEXTS * 4, vocab_size=400, weight_scale=1.6)
