@@ -1,0 +1,1 @@
+"""The model: backbone, attention over packed rows, pooling, head, checkpoints, and the user API."""

@@ -1,0 +1,182 @@
+"""Attention over packed rows: one kernel for the language model and for the vision tower.
+
+Registered with transformers' attention interface, so no modelling code is forked. Many sequences
+stand in one row (`cu_seq_lens_q`); a token attends only inside its own sequence, causally or not
+as its module says. Two kernels give the same vectors:
+
+- CUDA in half precision: `torch.nn.attention.varlen.varlen_attn` (flash attention, no padding).
+- anywhere else: sequences of equal length are batched into one `scaled_dot_product_attention`,
+  which is exact, needs no mask, and beats both padding and a Python loop over sequences.
+
+The registered name contains "flash" because transformers decides by that word whether to hand the
+whole packed row over (with `cu_seqlens`) or to split it in a Python loop first.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+__all__ = ["ATTENTION_NAME", "packed_attention", "use_packed_attention"]
+
+ATTENTION_NAME = "mmembed_packed_flash"
+
+
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """Make every attention layer of `model` use `packed_attention`."""
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, packed_attention)
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "_attn_implementation"):
+            config._attn_implementation = ATTENTION_NAME
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cu_seq_lens_q: Tensor,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention inside each of S sequences of one packed row.
+
+    Args:
+        query: (1, H, T, D); key, value: (1, G, T, D) with H a multiple of G.
+        attention_mask: must be None; borders come from `cu_seq_lens_q` (S + 1,).
+
+    Returns:
+        (1, T, H, D) and no weights.
+    """
+    assert attention_mask is None and query.shape[0] == 1, "packed rows carry no mask"
+    causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
+    lengths = tuple(torch.diff(cu_seq_lens_q).tolist()) if not cu_seq_lens_q.is_cuda else None
+    if sliding_window is not None and lengths is not None and max(lengths) > sliding_window:
+        raise ValueError(
+            f"a sequence of {max(lengths)} tokens exceeds the sliding window of {sliding_window}; "
+            "lower max_tokens"
+        )
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+        kernel = _varlen_kernel()
+        if kernel is not None:
+            return kernel(query, key, value, cu_seq_lens_q, scaling, causal), None
+    if lengths is None:
+        lengths = tuple(torch.diff(cu_seq_lens_q).tolist())
+    return _grouped_attention(query, key, value, lengths, scaling, dropout, causal), None
+
+
+@lru_cache(maxsize=64)
+def _groups(lengths: tuple[int, ...]) -> tuple[tuple[tuple[int, int], ...], Tensor | None]:
+    """((length, count), ...) runs, and the token order that makes equal lengths neighbours.
+
+    The order is None when they already are (the embedder sorts by length, so this is usual).
+    """
+    runs = tuple((length, len(list(run))) for length, run in groupby(lengths))
+    if len(runs) == len({length for length, _ in runs}):
+        return runs, None
+    sizes = torch.tensor(lengths)
+    begins = torch.cumsum(sizes, 0) - sizes
+    ranks = torch.argsort(sizes, stable=True)
+    order = torch.cat([torch.arange(int(begins[i]), int(begins[i] + sizes[i])) for i in ranks])
+    ordered = sorted(lengths)
+    return tuple((length, len(list(run))) for length, run in groupby(ordered)), order
+
+
+def _grouped_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: tuple[int, ...],
+    scaling: float | None,
+    dropout: float,
+    causal: bool,
+) -> Tensor:
+    runs, order = _groups(lengths)
+    heads, kv_heads, width = query.shape[1], key.shape[1], query.shape[3]
+    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, heads, D)
+    if order is not None:
+        order = order.to(query.device)
+        rows = [tensor.index_select(0, order) for tensor in rows]
+    outputs: list[Tensor] = []
+    begin = 0
+    for length, count in runs:
+        end = begin + length * count
+        q, k, v = (
+            tensor[begin:end].reshape(count, length, -1, width).transpose(1, 2) for tensor in rows
+        )
+        if kv_heads != heads:
+            k = k.repeat_interleave(heads // kv_heads, dim=1)
+            v = v.repeat_interleave(heads // kv_heads, dim=1)
+        # causal attention of one token attends to itself only, like full attention
+        mixed = scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=causal and length > 1, scale=scaling
+        )
+        outputs.append(mixed.transpose(1, 2).reshape(count * length, heads, width))
+        begin = end
+    packed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # (T, H, D)
+    if order is not None:
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(len(order), device=order.device)
+        packed = packed.index_select(0, inverse)
+    return packed.unsqueeze(0)
+
+
+@cache
+def _varlen_kernel() -> Callable[[Tensor, Tensor, Tensor, Tensor, float | None, bool], Tensor] | None:
+    """torch's varlen flash attention behind one signature; None when this build has none."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    parameters = inspect.signature(varlen_attn).parameters
+
+    def kernel(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cu_seqlens: Tensor,
+        scaling: float | None,
+        causal: bool,
+    ) -> Tensor:
+        q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
+        options: dict[str, Any] = {}
+        if "window_size" in parameters:
+            options["window_size"] = (-1, 0) if causal else (-1, -1)
+        else:
+            options["is_causal"] = causal
+        default = q.shape[-1] ** -0.5
+        if scaling is not None and "scale" in parameters:
+            options["scale"] = scaling
+        elif scaling is not None and scaling != default:
+            q = q * (scaling / default)
+        if k.shape[1] != q.shape[1]:
+            if "enable_gqa" in parameters:
+                options["enable_gqa"] = True
+            else:
+                k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+                v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+        longest = int(torch.diff(cu_seqlens).max())
+        cu = cu_seqlens.to(device=q.device, dtype=torch.int32)
+        return varlen_attn(q, k, v, cu, cu, longest, longest, **options).unsqueeze(0)
+
+    return kernel
+
+
+def cumulative(lengths: Sequence[int]) -> Tensor:
+    """Borders (S + 1,) int32 of sequences of these lengths."""
+    return torch.cumsum(torch.tensor([0, *lengths]), 0).to(torch.int32)

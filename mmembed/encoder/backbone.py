@@ -1,0 +1,165 @@
+"""The pretrained model behind one call: packed inputs in, post-norm token states out.
+
+One of the two files that may name an architecture. The language-model head is never loaded or
+computed. Position ids always come with the inputs, so the model's own (stateful) position logic is
+never reached.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from mmembed.encoder.attention import use_packed_attention
+from mmembed.errors import CheckpointError
+from mmembed.inputs.collator import EncoderInputs
+from mmembed.inputs.pictures import VisionGeometry
+
+__all__ = ["Backbone", "load_backbone", "read_config"]
+
+_SUPPORTED = ("qwen2_vl",)
+
+
+class Backbone(nn.Module):
+    """A vision-language model without its head.
+
+    Attributes:
+        model: the transformers model; its parameter names are those of the checkpoint.
+        hidden_size: width D of the token states.
+    """
+
+    def __init__(self, model: PreTrainedModel, geometry: VisionGeometry) -> None:
+        super().__init__()
+        self.model = model
+        use_packed_attention(model)
+        embed = model.visual.patch_embed
+        embed.forward = _PatchProjection(embed.proj)
+        self.hidden_size: int = model.config.get_text_config().hidden_size
+        self.image_token_id: int = model.config.image_token_id
+        self.video_token_id: int = model.config.video_token_id
+        mean, std = torch.tensor(geometry.image_mean), torch.tensor(geometry.image_std)
+        repeats = geometry.temporal_patch_size * geometry.patch_size**2
+        # (x / 255 - mean) / std with the constants folded the way transformers folds them
+        self.register_buffer("pixel_mean", (mean * 255).repeat_interleave(repeats), persistent=False)
+        self.register_buffer("pixel_std", (std * 255).repeat_interleave(repeats), persistent=False)
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+
+    def hidden_states(self, inputs: EncoderInputs) -> Tensor:
+        """Post-norm states (T, D) of all tokens of the packed row, in the model's dtype."""
+        device = self.pixel_mean.device
+        ids = inputs["input_ids"].to(device, non_blocking=True)
+        embeds = self.model.get_input_embeddings()(ids)  # (T, D)
+        if inputs["pixel_values"] is not None:
+            visual = (ids == self.image_token_id) | (ids == self.video_token_id)
+            features = self.visual_features(inputs)  # (tokens, D)
+            where = visual.nonzero().squeeze(1)
+            assert len(where) == len(features), "placeholders and pictures differ"
+            embeds = embeds.index_copy(0, where, features.to(embeds.dtype))
+        borders = inputs["cu_seqlens"]
+        longest = int(torch.diff(borders).max())
+        output = self.model.language_model(
+            inputs_embeds=embeds.unsqueeze(0),
+            position_ids=inputs["position_ids"].to(device, non_blocking=True).unsqueeze(1),
+            attention_mask={"full_attention": None, "sliding_attention": None},
+            use_cache=False,
+            cu_seq_lens_q=borders,
+            cu_seq_lens_k=borders,
+            max_length_q=longest,
+            max_length_k=longest,
+        )
+        return output.last_hidden_state[0]
+
+    def visual_features(self, inputs: EncoderInputs) -> Tensor:
+        """Merged features (visual tokens, D) of all pictures of the packed row."""
+        pixels, grids = inputs["pixel_values"], inputs["grid_thw"]
+        assert pixels is not None and grids is not None
+        device = self.pixel_mean.device
+        rows = pixels.to(device, non_blocking=True).float()
+        rows = (rows - self.pixel_mean) / self.pixel_std
+        dtype = self.model.visual.patch_embed.proj.weight.dtype
+        # grids stay on the CPU: they only steer Python-side grouping
+        return self.model.visual(rows.to(dtype), grid_thw=grids.to(device)).pooler_output
+
+
+class _PatchProjection:
+    """The patch embedding as a matrix product: same weights, kernel equal to stride."""
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        self.conv = conv
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return nn.functional.linear(rows, self.conv.weight.flatten(1), self.conv.bias)
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """The architecture config of a checkpoint folder, after refusing what could run code.
+
+    Raises:
+        CheckpointError: not a supported architecture, or a config that names remote code.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no config.json; is it a model folder?")
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    forbidden = sorted(_remote_code_keys(fields))
+    if forbidden:
+        raise CheckpointError(
+            f"{folder.name}/config.json asks for code from the checkpoint ({', '.join(forbidden)}); "
+            "mmembed never runs it"
+        )
+    if fields.get("model_type") not in _SUPPORTED:
+        raise CheckpointError(
+            f"{folder.name} is a {fields.get('model_type')!r} model; supported: "
+            f"{', '.join(_SUPPORTED)}"
+        )
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+def load_backbone(
+    folder: Path, geometry: VisionGeometry, *, dtype: torch.dtype = torch.float32
+) -> Backbone:
+    """Load a checkpoint folder (safetensors only), without its language-model head.
+
+    Raises:
+        CheckpointError: no safetensors, missing or unexpected weights, unsupported architecture.
+    """
+    config = read_config(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder} holds no .safetensors file; other formats are not loaded")
+    model, report = AutoModel.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        attn_implementation="sdpa",
+        output_loading_info=True,
+    )
+    missing = sorted(report["missing_keys"])
+    unexpected = sorted(key for key in report["unexpected_keys"] if not key.startswith("lm_head"))
+    if missing or unexpected or report.get("mismatched_keys"):
+        raise CheckpointError(
+            f"{folder.name}: missing weights {missing[:3]}, unexpected {unexpected[:3]}, "
+            f"of another shape {sorted(map(str, report.get('mismatched_keys', [])))[:3]}; "
+            "refusing to run on partly random weights"
+        )
+    return Backbone(model, geometry)
+
+
+def _remote_code_keys(fields: Any, at: str = "") -> set[str]:
+    found: set[str] = set()
+    if isinstance(fields, dict):
+        for key, value in fields.items():
+            if key in {"auto_map", "trust_remote_code", "custom_pipelines"}:
+                found.add(at + key)
+            found |= _remote_code_keys(value, f"{at}{key}.")
+    elif isinstance(fields, list):
+        for value in fields:
+            found |= _remote_code_keys(value, at)
+    return found

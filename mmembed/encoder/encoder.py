@@ -1,0 +1,49 @@
+"""The encoder: backbone -> pooling -> head. Packed inputs in, unit vectors out."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from mmembed.encoder.backbone import Backbone
+from mmembed.encoder.head import project
+from mmembed.encoder.pooling import Pooling, pool
+from mmembed.inputs.collator import EncoderInputs
+
+__all__ = ["Encoder", "EncoderConfig"]
+
+
+class EncoderConfig(BaseModel):
+    """How token states become a vector. Part of the model folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pooling: Pooling = "last_token"
+    normalize: bool = True
+    truncate_dim: int | None = Field(default=None, ge=1)
+    matryoshka_dims: tuple[int, ...] = ()
+
+
+class Encoder(nn.Module):
+    """`forward(inputs)` gives (B, D) float32 rows of unit norm, with gradients."""
+
+    def __init__(self, backbone: Backbone, config: EncoderConfig | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.config = config or EncoderConfig()
+
+    @property
+    def embedding_dimension(self) -> int:
+        return self.config.truncate_dim or self.backbone.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.pixel_mean.device
+
+    def forward(self, inputs: EncoderInputs) -> Tensor:
+        states = self.backbone.hidden_states(inputs)
+        pooled = pool(states, inputs["cu_seqlens"], self.config.pooling)
+        return project(
+            pooled, truncate_dim=self.config.truncate_dim, normalize=self.config.normalize
+        )

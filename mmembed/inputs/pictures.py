@@ -1,0 +1,114 @@
+"""Pixels -> rows of patches, and positions of visual tokens: the geometry of a Qwen-VL style tower.
+
+Equal to transformers' image processor (torchvision backend) bit for bit: resize in uint8 with
+antialiased bicubic interpolation, then cut into patches ordered by merge block. The rows stay
+uint8; the encoder normalises them on its device (performance: a quarter of the bytes to move).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+__all__ = ["VisionGeometry", "flat_positions", "patchify", "resize", "rotary_positions"]
+
+
+class VisionGeometry(BaseModel):
+    """What the vision tower expects; read from `preprocessor_config.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    patch_size: int = 14
+    merge_size: int = 2
+    temporal_patch_size: int = 2
+    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
+    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    @property
+    def factor(self) -> int:
+        """Pixels on the side of one visual token."""
+        return self.patch_size * self.merge_size
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in one row of patches: 3 colours x frames x rows x columns."""
+        return 3 * self.temporal_patch_size * self.patch_size**2
+
+
+def resize(picture: np.ndarray, height: int, width: int) -> Tensor:
+    """(H, W, 3) uint8 -> (3, height, width) uint8, antialiased bicubic."""
+    tensor = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+    if tensor.shape[1:] == (height, width):
+        return tensor
+    # channels_last is the layout that the uint8 kernel is fast in; values do not depend on it
+    return torch.nn.functional.interpolate(
+        tensor.unsqueeze(0), size=(height, width), mode="bicubic", antialias=True
+    )[0]
+
+
+def patchify(frames: Sequence[Tensor], geometry: VisionGeometry) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of equal size (3, H, W), already on the grid -> rows of patches.
+
+    One frame is an image and is repeated to fill the temporal patch; several are a video and the
+    last one is repeated to a whole number of temporal patches.
+
+    Returns:
+        rows (t*h*w, patch_dim) uint8 in merge-block order, and the grid (t, h, w) int64.
+    """
+    depth, size, merge = geometry.temporal_patch_size, geometry.patch_size, geometry.merge_size
+    clip = torch.stack(list(frames))  # (F, 3, H, W)
+    missing = -len(frames) % depth
+    if missing:
+        clip = torch.cat([clip, clip[-1:].expand(missing, -1, -1, -1)])
+    t, h, w = len(clip) // depth, clip.shape[2] // size, clip.shape[3] // size
+    rows = (
+        clip.reshape(t, depth, 3, h // merge, merge, size, w // merge, merge, size)
+        .permute(0, 3, 6, 4, 7, 2, 1, 5, 8)  # t, block row, block col, row, col, colour, frame, y, x
+        .reshape(t * h * w, geometry.patch_dim)
+    )
+    return rows.numpy(), np.array([t, h, w], dtype=np.int64)
+
+
+def flat_positions(length: int) -> np.ndarray:
+    """0..L-1 on all three axes (3, L): what the released code of the reference model used."""
+    return np.broadcast_to(np.arange(length, dtype=np.int64), (3, length)).copy()
+
+
+def rotary_positions(visual: np.ndarray, grids: np.ndarray, merge_size: int) -> np.ndarray:
+    """M-RoPE positions of one item (arXiv 2409.12191, section 2.1), vectorised.
+
+    Args:
+        visual: (L,) bool, True where the token stands for a part of a picture.
+        grids: (V, 3) patches (t, h, w) of each picture, in order.
+
+    Returns:
+        (3, L) int64: time, height and width position of each token. Text advances all three by
+        one; a picture spans its grid and the text behind it starts after its longer side.
+    """
+    positions = np.empty((3, len(visual)), dtype=np.int64)
+    edges = np.flatnonzero(np.diff(visual.astype(np.int8))) + 1
+    bounds = [0, *edges.tolist(), len(visual)]
+    cursor, grid_index = 0, 0
+    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+        if begin == end:
+            continue
+        if not visual[begin]:
+            positions[:, begin:end] = np.arange(cursor, cursor + end - begin)
+            cursor += end - begin
+            continue
+        at = begin
+        while at < end:  # pictures may touch when a template puts nothing between them
+            t, h, w = (int(n) for n in grids[grid_index] // (1, merge_size, merge_size))
+            count = t * h * w
+            index = np.arange(count)
+            positions[0, at : at + count] = cursor + index // (h * w)
+            positions[1, at : at + count] = cursor + index // w % h
+            positions[2, at : at + count] = cursor + index % w
+            cursor += max(h, w)
+            at += count
+            grid_index += 1
+    return positions

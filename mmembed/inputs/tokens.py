@@ -1,0 +1,216 @@
+"""Runs of a prompt -> token ids, truncating the body text only.
+
+Control tokens come from the template and enter as ids. Text from outside is tokenised by a copy of
+the tokenizer that knows no added tokens, so `<|im_end|>` typed by a user is seven ordinary tokens
+and can never move the readout token or be counted as a picture.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from mmembed.errors import ConfigError, InputError
+from mmembed.inputs.prompt import Literals, Placeholder, Run, UserText
+
+__all__ = ["PromptTokenizer", "TokenPlan"]
+
+# A first cut in characters, so that a megabyte of text costs no megabyte of tokenisation. Ordinary
+# text has 1.5 (Chinese) to 5 (English) characters a token; the cut is widened when it was too tight.
+_CHARACTERS_PER_TOKEN = 12
+
+
+@dataclass
+class _Chunk:
+    """A stretch of plain characters between control tokens, tokenised as one."""
+
+    before: str = ""
+    body: str = ""
+    after: str = ""
+    has_body: bool = False
+    keep: int | None = None  # characters of the body that remain; None means all
+
+    @property
+    def text(self) -> str:
+        body = self.body if self.keep is None else self.body[: self.keep]
+        return self.before + body + self.after
+
+
+@dataclass
+class TokenPlan:
+    """A prompt taken apart: control ids, chunks of characters, and pictures, in order."""
+
+    pieces: list[int | _Chunk | Placeholder] = field(default_factory=list)
+
+    def chunks(self) -> list[_Chunk]:
+        return [piece for piece in self.pieces if isinstance(piece, _Chunk)]
+
+    @property
+    def fixed_tokens(self) -> int:
+        return sum(1 for piece in self.pieces if isinstance(piece, int))
+
+
+class PromptTokenizer:
+    """Two views of one `tokenizers.Tokenizer`: its control tokens, and plain characters."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        definition = json.loads(tokenizer.to_str())
+        self._control = {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
+        definition["added_tokens"] = []
+        definition["post_processor"] = _without_added_ids(definition.get("post_processor"))
+        definition["truncation"] = definition["padding"] = None
+        self._plain = Tokenizer.from_str(json.dumps(definition))
+        longest_first = sorted(self._control, key=len, reverse=True)
+        pattern = "|".join(map(re.escape, longest_first)) or r"(?!)"
+        self._split = re.compile(f"({pattern})")
+        self._memory: dict[str, list[int]] = {}
+
+    def control_id(self, token: str) -> int:
+        """The id of a control token.
+
+        Raises:
+            ConfigError: the tokenizer has no such token.
+        """
+        if token not in self._control:
+            raise ConfigError(
+                f"the tokenizer has no control token {token!r}; it has {sorted(self._control)}"
+            )
+        return self._control[token]
+
+    def plan(self, runs: Sequence[Run], *, allow_special_tokens: bool = False) -> TokenPlan:
+        """Merge neighbouring characters into chunks; split control tokens off literals only."""
+        plan = TokenPlan()
+
+        def chunk() -> _Chunk:
+            if not plan.pieces or not isinstance(plan.pieces[-1], _Chunk):
+                plan.pieces.append(_Chunk())
+            last = plan.pieces[-1]
+            assert isinstance(last, _Chunk)
+            return last
+
+        for run in runs:
+            if isinstance(run, Placeholder):
+                plan.pieces.append(run)
+            elif isinstance(run, Literals) or allow_special_tokens:
+                for piece in self._split.split(run.text):
+                    if piece in self._control:
+                        plan.pieces.append(self._control[piece])
+                    elif piece:
+                        self._append(chunk(), piece, body=_is_body(run))
+            else:
+                self._append(chunk(), run.text, body=run.body)
+        return plan
+
+    @staticmethod
+    def _append(chunk: _Chunk, text: str, *, body: bool) -> None:
+        if body and not chunk.after:
+            chunk.body += text
+            chunk.has_body = True
+        elif chunk.has_body:
+            # text behind a body; a second body here stays whole, the first one is what is cut
+            chunk.after += text
+        else:
+            chunk.before += text
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of plain texts, in one batched call; short template pieces are remembered."""
+        missing = list(dict.fromkeys(text for text in texts if text not in self._memory))
+        found: dict[str, list[int]] = {}
+        if missing:
+            encoded = self._plain.encode_batch_fast(missing, add_special_tokens=False)
+            found = {text: item.ids for text, item in zip(missing, encoded, strict=True)}
+            if len(self._memory) < 256:
+                self._memory.update((t, ids) for t, ids in found.items() if len(t) <= 64)
+        return [found[text] if text in found else self._memory[text] for text in texts]
+
+    def shorten(self, plan: TokenPlan, max_text_tokens: int) -> bool:
+        """Cut the body text of the plan so that all its chunks fit; True when something was cut.
+
+        The cut is made at a token border of the full tokenisation, from the end of the last body.
+
+        Raises:
+            InputError: `too_many_tokens` when the prompt without any body is already too long.
+        """
+        chunks = plan.chunks()
+        limit = max(max_text_tokens, 0) * _CHARACTERS_PER_TOKEN
+        for chunk in chunks:
+            if len(chunk.body) > limit:
+                chunk.keep = limit
+        while True:
+            encoded = self.encode([chunk.text for chunk in chunks])
+            total = sum(map(len, encoded))
+            clipped = [chunk for chunk in chunks if chunk.keep is not None]
+            if not clipped or total >= max_text_tokens:
+                break
+            for chunk in clipped:  # unusually long tokens: widen the first cut
+                chunk.keep = 2 * (chunk.keep or 1)
+                if chunk.keep >= len(chunk.body):
+                    chunk.keep = None
+        cut = any(chunk.keep is not None for chunk in chunks)
+        for position in range(len(chunks) - 1, -1, -1):
+            excess = total - max_text_tokens
+            if excess <= 0:
+                break
+            chunk = chunks[position]
+            if not chunk.has_body:
+                continue
+            before = len(encoded[position])
+            self._drop_tokens(chunk, excess)
+            encoded[position] = self.encode([chunk.text])[0]
+            total -= before - len(encoded[position])
+            cut = True
+        if total > max_text_tokens:
+            raise InputError(
+                "too_many_tokens",
+                f"the prompt without its text body needs {total:,} tokens and "
+                f"{max(max_text_tokens, 0):,} are left. Raise max_tokens, shorten the "
+                "instruction, or lower the number or size of pictures.",
+                part="text",
+            )
+        return cut
+
+    def _drop_tokens(self, chunk: _Chunk, excess: int) -> None:
+        """Set `chunk.keep` so that at least `excess` fewer tokens remain (or no body at all)."""
+        while excess > 0 and (chunk.keep is None or chunk.keep > 0):
+            encoding = self._plain.encode(chunk.text, add_special_tokens=False)
+            size = len(encoding.ids)
+            start = len(chunk.before)
+            end = len(chunk.text) - len(chunk.after)
+            starts = [s for s, e in encoding.offsets if s >= start and e <= end and s < e]
+            chunk.keep = (starts[-excess] if excess <= len(starts) else start) - start
+            excess -= size - len(self.encode([chunk.text])[0])
+
+    def ids(
+        self,
+        plan: TokenPlan,
+        encoded: Sequence[Sequence[int]],
+        pictures: Sequence[tuple[int, int]],
+    ) -> np.ndarray:
+        """The final ids; `pictures` holds (pad id, number of tokens) of each placeholder."""
+        out: list[int] = []
+        texts, media = iter(encoded), iter(pictures)
+        for piece in plan.pieces:
+            if isinstance(piece, int):
+                out.append(piece)
+            elif isinstance(piece, Placeholder):
+                pad, count = next(media)
+                out.extend([pad] * count)
+            else:
+                out.extend(next(texts))
+        return np.asarray(out, dtype=np.int64)
+
+
+def _is_body(run: Literals | UserText) -> bool:
+    return isinstance(run, UserText) and run.body
+
+
+def _without_added_ids(post_processor: dict | None) -> dict | None:
+    """Keep byte-level offsets trimming only; templates that add tokens are the prompt's business."""
+    if post_processor and post_processor.get("type") == "ByteLevel":
+        return post_processor
+    return None
