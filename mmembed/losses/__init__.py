@@ -1,0 +1,1 @@
+"""Training objectives on embeddings: what may be compared, what is left out, what counts more."""
