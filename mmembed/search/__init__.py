@@ -1,0 +1,1 @@
+"""Stored vectors, an exact index over them, and search: the room behind `index` and `search`."""
