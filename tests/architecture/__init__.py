@@ -1,0 +1,1 @@
+"""The rules of the architecture and the code that proves them."""
