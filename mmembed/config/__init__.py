@@ -1,0 +1,1 @@
+"""Recipes: strict YAML to typed models; nothing is built or opened here."""
