@@ -101,17 +101,17 @@ class InputError(MMEmbedError, ValueError):
         super().__init__(code, detail)
 
     def at(self, index: int | tuple[Any, ...]) -> InputError:
-        """The same error with the position in the caller's list filled in.
+        """A copy of this error with the position in the caller's list filled in.
 
         An index that a deeper layer already set, e.g. `("frames", 7)`, is kept behind it.
         """
-        inner = self.index
-        if inner is None:
-            self.index = index
-        else:
+        where: Any = index
+        if self.index is not None:
             outer = index if isinstance(index, tuple) else (index,)
-            self.index = outer + (inner if isinstance(inner, tuple) else (inner,))
-        return self
+            where = outer + (self.index if isinstance(self.index, tuple) else (self.index,))
+        return InputError(
+            self.code, self.detail, part=self.part, source=self.source, index=where
+        )
 
     def __str__(self) -> str:
         where = "item" if self.index is None else f"item {self.index}"

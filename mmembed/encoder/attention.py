@@ -137,7 +137,9 @@ def _grouped_attention(
 
 
 @cache
-def _varlen_kernel() -> Callable[[Tensor, Tensor, Tensor, Tensor, float | None, bool], Tensor] | None:
+def _varlen_kernel() -> (
+    Callable[[Tensor, Tensor, Tensor, Tensor, float | None, bool], Tensor] | None
+):
     """torch's varlen flash attention behind one signature; None when this build has none."""
     try:
         from torch.nn.attention.varlen import varlen_attn

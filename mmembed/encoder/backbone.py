@@ -45,7 +45,9 @@ class Backbone(nn.Module):
         mean, std = torch.tensor(geometry.image_mean), torch.tensor(geometry.image_std)
         repeats = geometry.temporal_patch_size * geometry.patch_size**2
         # (x / 255 - mean) / std with the constants folded the way transformers folds them
-        self.register_buffer("pixel_mean", (mean * 255).repeat_interleave(repeats), persistent=False)
+        self.register_buffer(
+            "pixel_mean", (mean * 255).repeat_interleave(repeats), persistent=False
+        )
         self.register_buffer("pixel_std", (std * 255).repeat_interleave(repeats), persistent=False)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor

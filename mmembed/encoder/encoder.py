@@ -41,9 +41,18 @@ class Encoder(nn.Module):
     def device(self) -> torch.device:
         return self.backbone.pixel_mean.device
 
-    def forward(self, inputs: EncoderInputs) -> Tensor:
+    def forward(
+        self,
+        inputs: EncoderInputs,
+        *,
+        truncate_dim: int | None = None,
+        normalize: bool | None = None,
+    ) -> Tensor:
+        """(B, D) float32; the keywords replace the config's value for this call."""
         states = self.backbone.hidden_states(inputs)
         pooled = pool(states, inputs["cu_seqlens"], self.config.pooling)
         return project(
-            pooled, truncate_dim=self.config.truncate_dim, normalize=self.config.normalize
+            pooled,
+            truncate_dim=truncate_dim or self.config.truncate_dim,
+            normalize=self.config.normalize if normalize is None else normalize,
         )

@@ -66,6 +66,4 @@ def quantize(embeddings: np.ndarray, precision: Precision) -> np.ndarray:
     if precision in ("binary", "ubinary"):
         packed = np.packbits(embeddings > 0, axis=-1)
         return packed if precision == "ubinary" else (packed.astype(np.int16) - 128).astype(np.int8)
-    raise ConfigError(
-        f"precision is {precision!r}; allowed: float32, int8, uint8, binary, ubinary"
-    )
+    raise ConfigError(f"precision is {precision!r}; allowed: float32, int8, uint8, binary, ubinary")

@@ -42,7 +42,9 @@ def pack(items: Sequence[PreparedItem]) -> EncoderInputs:
         grids = torch.from_numpy(np.concatenate([item.grid_thw for item in with_pictures]))
     return EncoderInputs(
         input_ids=torch.from_numpy(np.concatenate([item.input_ids for item in items])),
-        position_ids=torch.from_numpy(np.concatenate([item.position_ids for item in items], axis=1)),
+        position_ids=torch.from_numpy(
+            np.concatenate([item.position_ids for item in items], axis=1)
+        ),
         cu_seqlens=torch.from_numpy(cu_seqlens),
         pixel_values=pixels,
         grid_thw=grids,

@@ -67,7 +67,9 @@ def patchify(frames: Sequence[Tensor], geometry: VisionGeometry) -> tuple[np.nda
     t, h, w = len(clip) // depth, clip.shape[2] // size, clip.shape[3] // size
     rows = (
         clip.reshape(t, depth, 3, h // merge, merge, size, w // merge, merge, size)
-        .permute(0, 3, 6, 4, 7, 2, 1, 5, 8)  # t, block row, block col, row, col, colour, frame, y, x
+        .permute(
+            0, 3, 6, 4, 7, 2, 1, 5, 8
+        )  # t, block row, block col, row, col, colour, frame, y, x
         .reshape(t * h * w, geometry.patch_dim)
     )
     return rows.numpy(), np.array([t, h, w], dtype=np.int64)

@@ -33,7 +33,7 @@ from mmembed.inputs.sizing import MediaBudget, smart_resize
 from mmembed.inputs.tokens import PromptTokenizer, TokenPlan
 from mmembed.types import Image, MultimodalInput, Page, Role, Text, Video
 
-__all__ = ["InputConfig", "PreparedItem", "Processor", "TokenRange"]
+__all__ = ["InputConfig", "PreparedItem", "Processor", "TokenRange", "read_geometry"]
 
 
 class TokenRange(BaseModel):
@@ -126,6 +126,7 @@ class Processor:
             "image": self.tokens.control_id("<|image_pad|>"),
             "video": self.tokens.control_id("<|video_pad|>"),
         }
+        self.side_files: dict[str, bytes] = {}  # tokenizer and settings files, to save again
 
     def close(self) -> None:
         self.decoder.close()
@@ -223,9 +224,7 @@ class Processor:
         together = isinstance(part, Video) and not as_images
         if together:
             sizes = [sizes[0]] * len(sizes)  # one grid for the whole clip
-        frames = [
-            resize(frame, *size) for frame, size in zip(decoded.frames, sizes, strict=True)
-        ]
+        frames = [resize(frame, *size) for frame, size in zip(decoded.frames, sizes, strict=True)]
         return [frames] if together else [[frame] for frame in frames]
 
     def _budget(self, part: Image | Video | Page) -> MediaBudget:
@@ -241,7 +240,9 @@ class Processor:
         least = getattr(part, "min_tokens", None) or min(default.min, most)
         if least > most:
             raise InputError(
-                "invalid_type", f"min_tokens {least} is greater than max_tokens {most}", part="image"
+                "invalid_type",
+                f"min_tokens {least} is greater than max_tokens {most}",
+                part="image",
             )
         area = config.geometry.factor**2
         return MediaBudget(

@@ -1,0 +1,360 @@
+"""Load and save self-describing model folders.
+
+A model folder is a Hugging Face checkpoint (safetensors, tokenizer, processor settings) plus
+`mmembed.json`: prompt, budgets, positions, pooling, head, recipe, versions and the fingerprint of
+its embedding space. A plain Hugging Face checkpoint loads too, with the defaults of `InputConfig`
+and `EncoderConfig`. What is saved also loads in sentence-transformers, where that can express it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mmembed.encoder.backbone import load_backbone
+from mmembed.encoder.encoder import Encoder, EncoderConfig
+from mmembed.encoder.sentence_transformers_layout import layout_files, layout_problem
+from mmembed.errors import CheckpointError, ConfigError
+from mmembed.inputs.media import MediaPolicy
+from mmembed.inputs.processor import InputConfig, Processor, TokenRange, read_geometry
+
+__all__ = [
+    "DESCRIPTION_FILE",
+    "fingerprint",
+    "load_encoder",
+    "load_extra_tensors",
+    "package_versions",
+    "read_description",
+    "resolve_folder",
+    "save_encoder",
+]
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION_FILE = "mmembed.json"
+_EXTRA_TENSORS = "mmembed_extra.safetensors"
+_FORMAT = 1
+_SIDE_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+)
+
+
+def resolve_folder(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
+    """A local folder: the given one, or a snapshot of a model on the Hugging Face Hub.
+
+    Raises:
+        CheckpointError: neither an existing folder nor a hub id, or the hub cannot be reached.
+    """
+    folder = Path(path_or_hub_id)
+    if folder.is_dir():
+        return folder
+    name = str(path_or_hub_id)
+    looks_like_path = isinstance(path_or_hub_id, Path) or name.startswith((".", "/", "~"))
+    if looks_like_path or name.count("/") != 1:
+        raise CheckpointError(
+            f"{name!r} is not a folder; give an existing model folder or a hub id 'owner/name'"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"],
+            )
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{name!r} is not a local folder and could not be downloaded "
+            f"({type(error).__name__}); check the name, the network and your access"
+        ) from error
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The parsed `mmembed.json` of a folder; empty for a plain Hugging Face checkpoint.
+
+    Raises:
+        CheckpointError: the file is broken or was written by a newer format.
+    """
+    path = folder / DESCRIPTION_FILE
+    if not path.is_file():
+        return {}
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path} has format {fields.get('format') if isinstance(fields, dict) else None}; "
+            f"this version of mmembed reads format {_FORMAT}"
+        )
+    return fields
+
+
+def load_encoder(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    media: MediaPolicy | None = None,
+    num_workers: int = 1,
+    inputs: Mapping[str, Any] | None = None,
+    encoder: Mapping[str, Any] | None = None,
+    **processor_options: Any,
+) -> tuple[Encoder, Processor]:
+    """Load a model folder (or hub id) as an encoder in eval mode and its processor.
+
+    Args:
+        dtype: of the weights; None means float32.
+        inputs, encoder: fields of `InputConfig` / `EncoderConfig` that replace the folder's.
+
+    Raises:
+        CheckpointError, ConfigError: see `read_description` and `load_backbone`.
+    """
+    folder = resolve_folder(path)
+    description = read_description(folder)
+    input_fields = {**_default_inputs(folder), **description.get("inputs", {}), **(inputs or {})}
+    encoder_fields = {**description.get("encoder", {}), **(encoder or {})}
+    try:
+        input_config = InputConfig(**input_fields)
+        encoder_config = EncoderConfig(**encoder_fields)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+        )
+        raise ConfigError(
+            f"{folder.name}/{DESCRIPTION_FILE} or its overrides: {problems}"
+        ) from None
+    with _quiet_transformers():
+        backbone = load_backbone(folder, input_config.geometry, dtype=dtype or torch.float32)
+    if encoder_config.truncate_dim and encoder_config.truncate_dim > backbone.hidden_size:
+        raise ConfigError(
+            f"truncate_dim is {encoder_config.truncate_dim}; this model has "
+            f"{backbone.hidden_size} dimensions"
+        )
+    processor = Processor(
+        _load_tokenizer(folder),
+        input_config,
+        media=media,
+        num_workers=num_workers,
+        **processor_options,
+    )
+    found = (processor.pad_ids["image"], processor.pad_ids["video"])
+    expected = (backbone.image_token_id, backbone.video_token_id)
+    if found != expected:
+        raise CheckpointError(
+            f"{folder.name}: the tokenizer's picture tokens are {found}, config.json says "
+            f"{expected}; they belong to different models"
+        )
+    processor.side_files = {
+        name: (folder / name).read_bytes() for name in _SIDE_FILES if (folder / name).is_file()
+    }
+    return Encoder(backbone, encoder_config).to(device).eval(), processor
+
+
+def save_encoder(
+    folder: str | Path,
+    encoder: Encoder,
+    processor: Processor,
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    extra_tensors: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a model folder, all or nothing: aside first, then renamed into place.
+
+    `extra_tensors` (learned temperatures, ...) go into a file of their own.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.tmp-{uuid.uuid4().hex[:8]}")
+    aside.mkdir()
+    try:
+        with _quiet_transformers():
+            encoder.backbone.model.save_pretrained(aside)
+        for name, content in processor.side_files.items():
+            (aside / name).write_bytes(_with_budget(name, content, processor.config))
+        _write_layout(aside, encoder, processor.config)
+        if extra_tensors:
+            tensors = {k: v.detach().cpu().contiguous() for k, v in extra_tensors.items()}
+            save_file(tensors, aside / _EXTRA_TENSORS)
+        description = {
+            "format": _FORMAT,
+            "inputs": processor.config.model_dump(mode="json"),
+            "encoder": encoder.config.model_dump(mode="json"),
+            "embedding_dimension": encoder.embedding_dimension,
+            "fingerprint": fingerprint(aside, processor.config, encoder.config),
+            "recipe": dict(recipe) if recipe else None,
+            "versions": package_versions(),
+        }
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        (aside / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+        _sync(aside)
+        _replace_folder(aside, folder)
+    finally:
+        if aside.exists():
+            shutil.rmtree(aside)
+
+
+def load_extra_tensors(folder: Path) -> dict[str, Tensor]:
+    """The `extra_tensors` a folder was saved with; empty when there are none."""
+    path = folder / _EXTRA_TENSORS
+    return load_file(path) if path.is_file() else {}
+
+
+def fingerprint(folder: Path, inputs: InputConfig, encoder: EncoderConfig) -> str:
+    """64 hex digits that name an embedding space.
+
+    A hash of everything that decides a vector: weights, architecture, tokenizer, prompt, budgets,
+    positions, pooling and head. Not of the folder's name, nor of dtype, device or batch size,
+    which move a vector only within rounding.
+    """
+    digest = hashlib.sha256(b"mmembed embedding space 1\0")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"):
+        config.pop(key, None)
+    settings = {
+        "config": config,
+        "inputs": inputs.model_dump(
+            mode="json", exclude={"prompts": True, "prompt": {"note", "name"}}
+        ),
+        "encoder": encoder.model_dump(mode="json", exclude={"matryoshka_dims"}),
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    weights = sorted(folder.glob("*.safetensors"))
+    for path in [folder / "tokenizer.json", *(p for p in weights if p.name != _EXTRA_TENSORS)]:
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(path.name.encode() + b"\0")
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what decides numbers, for provenance."""
+    found = {"python": platform.python_version()}
+    for name in ("mmembed", "torch", "transformers", "tokenizers", "pillow", "av", "pymupdf"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _default_inputs(folder: Path) -> dict[str, Any]:
+    """For a plain checkpoint: its geometry, and our budgets within the processor's limits."""
+    found = read_geometry(folder)
+    if found is None:
+        raise CheckpointError(f"{folder.name} has no preprocessor_config.json")
+    geometry, limits = found
+    ranges = {}
+    for name in ("image_tokens", "frame_tokens", "page_tokens"):
+        default: TokenRange = InputConfig.model_fields[name].default
+        ranges[name] = TokenRange(
+            min=min(default.min, limits.max), max=min(default.max, limits.max)
+        )
+    return {"geometry": geometry, **ranges}
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not hasattr(loaded, "backend_tokenizer"):
+        raise CheckpointError(f"{folder.name} has no fast tokenizer (tokenizer.json)")
+    return loaded.backend_tokenizer
+
+
+def _write_layout(folder: Path, encoder: Encoder, inputs: InputConfig) -> None:
+    problem = layout_problem(inputs, encoder.config)
+    if problem:
+        logger.warning("not written for sentence-transformers: %s", problem)
+        return
+    for name, text in layout_files(inputs, encoder.config, encoder.backbone.hidden_size).items():
+        target = folder / name
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
+
+def _with_budget(
+    name: Literal["preprocessor_config.json"] | str, content: bytes, inputs: InputConfig
+) -> bytes:
+    """The processor settings with our image budget, so that other libraries resize alike."""
+    if name not in ("preprocessor_config.json", "processor_config.json"):
+        return content
+    fields = json.loads(content)
+    target = fields if name == "preprocessor_config.json" else fields.get("image_processor")
+    if target is None:
+        return content
+    area = inputs.geometry.factor**2
+    least, most = inputs.image_tokens.min * area, inputs.image_tokens.max * area
+    target["size"] = {"shortest_edge": least, "longest_edge": most}
+    for key, value in (("min_pixels", least), ("max_pixels", most)):
+        if key in target:
+            target[key] = value
+    return (json.dumps(fields, indent=2) + "\n").encode()
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _replace_folder(aside: Path, folder: Path) -> None:
+    """Rename `aside` to `folder`; an earlier model folder there is removed last."""
+    if not folder.exists():
+        aside.rename(folder)
+        return
+    if any(folder.iterdir()) and not (folder / DESCRIPTION_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} exists and is not an mmembed model folder; choose another folder"
+        )
+    old = folder.with_name(f".{folder.name}.old-{uuid.uuid4().hex[:8]}")
+    folder.rename(old)
+    aside.rename(folder)
+    shutil.rmtree(old)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars of transformers inside ours; the user's setting is restored."""
+    from transformers.utils import logging as hf_logging
+
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()

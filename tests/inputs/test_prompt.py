@@ -1,0 +1,123 @@
+"""Templates against the byte-exact strings of the published systems (tests/golden)."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from mmembed.errors import ConfigError
+from mmembed.inputs.prompt import Placeholder, PromptTemplate, UserText, load_template
+
+GOLDEN = {
+    entry["id"]: entry
+    for entry in json.loads(
+        (Path(__file__).parents[1] / "golden" / "losses.json").read_text(encoding="utf-8")
+    )["templates"]
+}
+IMAGE = Placeholder("image")
+CASES = [
+    (
+        "rzen_query_text",
+        "rzen_release",
+        [UserText("Fresh fridge full of berries yogurt milk and snacks.")],
+        "Find me an everyday image that matches the given caption: ",
+        "query",
+    ),
+    ("rzen_cand_image", "rzen_release", [IMAGE], "Represent the given image.", "document"),
+    ("rzen_cand_text_plain", "rzen_release", [UserText("A curious kitten.")], None, "document"),
+    (
+        "rzen_video_8_frames",
+        "rzen_release",
+        [IMAGE] * 8,
+        "Understand the content of the provided video.",
+        "document",
+    ),
+    ("rzen_paper_prompt_text", "rzen_paper", [UserText("a cat")], None, "query"),
+    ("qwen3_query", "qwen3", [UserText("What is the capital of China?")], None, "query"),
+    ("qwen3_doc", "qwen3", [UserText("The capital of China is Beijing.")], None, "document"),
+    ("qwen3_doc", "plain", [UserText("The capital of China is Beijing.")], None, "document"),
+    (
+        "kalm_query",
+        "kalm",
+        [UserText("what is rag")],
+        "Given a query, retrieve documents that answer the query.",
+        "query",
+    ),
+    (
+        "kalm_doc_asymmetric",
+        "kalm",
+        [UserText("RAG combines retrieval and generation.")],
+        None,
+        "document",
+    ),
+    (
+        "kalm_doc_symmetric",
+        "kalm",
+        [UserText("a man is playing a guitar")],
+        "Retrieve semantically similar text",
+        "document",
+    ),
+    (
+        "qzhou_query_readme",
+        "qzhou",
+        [UserText("a man is playing a guitar")],
+        "Retrieve semantically similar text",
+        "query",
+    ),
+    (
+        "qzhou_query_leaderboard",
+        "qzhou_leaderboard",
+        [UserText("a man is playing a guitar")],
+        "Retrieve semantically similar text",
+        "query",
+    ),
+    (
+        "q3vl_doc_image_text_code",
+        "qwen3_vl",
+        [IMAGE, UserText("a beach")],
+        None,
+        "document",
+    ),
+    (
+        "q3vl_query_code",
+        "qwen3_vl",
+        [UserText("a beach")],
+        "Retrieve images or text relevant to the user's query.",
+        "query",
+    ),
+]
+
+
+@pytest.mark.parametrize(("golden", "template", "content", "instruction", "role"), CASES)
+def test_prompt_equals_the_published_bytes(golden, template, content, instruction, role):
+    prompt = load_template(template)
+    text = prompt.text(prompt.render(content, instruction=instruction, role=role))
+    assert text == GOLDEN[golden]["string"]
+    assert sha256(text.encode()).hexdigest() == GOLDEN[golden]["sha256"]
+
+
+def test_instruction_goes_behind_leading_pictures_and_before_the_first_text():
+    prompt = load_template("plain")
+    content = [IMAGE, UserText("one"), IMAGE, UserText("two")]
+    text = prompt.text(prompt.render(content, instruction="Do: "))
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert text == f"{picture}Do: one{picture}two<|endoftext|>"
+
+
+def test_an_empty_instruction_switches_the_default_off():
+    prompt = load_template("qwen3")
+    text = prompt.text(prompt.render([UserText("x")], instruction="", role="query"))
+    assert text == "x<|endoftext|>"
+
+
+def test_unknown_template_lists_the_shipped_ones():
+    with pytest.raises(ConfigError, match="rzen_release"):
+        load_template("no_such_prompt")
+
+
+def test_template_without_content_is_refused():
+    with pytest.raises(ValueError, match="content"):
+        PromptTemplate(name="x", template="{text}")
