@@ -9,21 +9,24 @@ values (`pathlib.Path`, `PIL.Image`, `bytes` under a key, ...) or under the keys
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import unquote, urlsplit
+from typing import Any, Literal, TypeAlias
 
 from mmembed.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image as PILImage
+from mmembed.sources import (
+    MEDIA_SUFFIXES,
+    ImageSource,
+    MediaSource,
+    Url,
+    image_source,
+    invalid_type,
+    is_picture,
+    kind_of_suffix,
+    media_kind,
+    media_source,
+)
 
 __all__ = [
     "MEDIA_SUFFIXES",
@@ -40,23 +43,10 @@ __all__ = [
     "Text",
     "Url",
     "Video",
-    "sniff_media",
 ]
 
 Role = Literal["query", "document"]
 Task = Literal["retrieval", "classification", "clustering", "sts", "qa", "grounding"]
-Modality = Literal["text", "image", "video", "pdf"]
-
-
-@dataclass(frozen=True)
-class Url:
-    """A media address. Only fetched when the media policy allows URLs."""
-
-    url: str
-
-
-MediaSource: TypeAlias = "Path | bytes | Url"
-ImageSource: TypeAlias = "Path | bytes | Url | PILImage | np.ndarray"
 
 
 @dataclass(frozen=True)
@@ -198,12 +188,6 @@ _ACCEPTED = (
 )
 
 
-def _invalid(value: Any, accepted: str = _ACCEPTED, *, part: str = "item") -> InputError:
-    return InputError(
-        "invalid_type", f"got {type(value).__name__}; accepted: {accepted}", part=part
-    )
-
-
 def _parse_item(item: Any) -> tuple[tuple[Part, ...], str | None]:
     if isinstance(item, MultimodalInput):
         return item.parts, item.instruction
@@ -213,7 +197,7 @@ def _parse_item(item: Any) -> tuple[tuple[Part, ...], str | None]:
         return (Text(item),), None
     if isinstance(item, Path):
         return (_part_of_path(item),), None
-    if _is_picture(item):
+    if is_picture(item):
         return (Image(item),), None
     if isinstance(item, Mapping):
         if "role" in item:
@@ -223,7 +207,7 @@ def _parse_item(item: Any) -> tuple[tuple[Part, ...], str | None]:
         if item and all(isinstance(entry, Mapping) and "role" in entry for entry in item):
             return _parse_messages(item)
         return _parse_content(item), None
-    raise _invalid(item)
+    raise invalid_type(item, _ACCEPTED)
 
 
 def _parse_mapping(item: Mapping[str, Any]) -> tuple[tuple[Part, ...], str | None]:
@@ -235,7 +219,7 @@ def _parse_mapping(item: Mapping[str, Any]) -> tuple[tuple[Part, ...], str | Non
         )
     instruction = item.get("instruction")
     if instruction is not None and not isinstance(instruction, str):
-        raise _invalid(instruction, "str or None as instruction")
+        raise invalid_type(instruction, "str or None as instruction")
     if "content" in item:
         mixed = sorted(set(item) - {"content", "instruction"})
         if mixed:
@@ -266,7 +250,7 @@ def _parse_mapping(item: Mapping[str, Any]) -> tuple[tuple[Part, ...], str | Non
     if text is not None:
         for piece in text if isinstance(text, list | tuple) else [text]:
             if not isinstance(piece, str):
-                raise _invalid(piece, "str or list of str", part="text")
+                raise invalid_type(piece, "str or list of str", part="text")
             parts.append(Text(piece))
     idle = sorted(key for key in item if key not in consumed and item[key] is not None)
     if idle:
@@ -283,7 +267,7 @@ def _media_parts(kind: str, value: Any, options: dict[str, Any]) -> list[Part]:
     if kind == "video" and isinstance(value, list | tuple):
         if not value:
             raise InputError("no_frames", "the list of frames is empty", part="video")
-        frames = tuple(_image_source(frame) for frame in value)
+        frames = tuple(image_source(frame) for frame in value)
         if all(_names_video(frame) for frame in frames):
             return [Video(frame, **options) for frame in frames]  # type: ignore[arg-type]
         return [Video(frames, **options)]
@@ -291,19 +275,19 @@ def _media_parts(kind: str, value: Any, options: dict[str, Any]) -> list[Part]:
     if not values:
         raise InputError("empty", f"the list under {kind!r} is empty", part=kind)
     if kind == "image":
-        return [Image(_image_source(entry), **options) for entry in values]
+        return [Image(image_source(entry), **options) for entry in values]
     if kind == "video":
-        return [Video(_media_source(entry, "video"), **options) for entry in values]
+        return [Video(media_source(entry, "video"), **options) for entry in values]
     if "pages" in options and not isinstance(options["pages"], str):
         pages = options["pages"]
         pages = pages if isinstance(pages, Iterable) else [pages]
         options = {**options, "pages": ",".join(str(page) for page in pages)}
-    return [Page(_media_source(entry, "pdf"), **options) for entry in values]
+    return [Page(media_source(entry, "pdf"), **options) for entry in values]
 
 
 def _parse_content(content: Any) -> tuple[Part, ...]:
     if not isinstance(content, list | tuple):
-        raise _invalid(content, "a list of parts")
+        raise invalid_type(content, "a list of parts")
     parts: list[Part] = []
     for entry in content:
         if isinstance(entry, Mapping) and "type" in entry:
@@ -361,102 +345,13 @@ def _parse_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[Part, 
     return tuple(parts), instruction
 
 
-def _is_picture(value: Any) -> bool:
-    """PIL image or array, without importing PIL or numpy for people who use neither."""
-    modules = {base.__module__.split(".")[0] for base in type(value).__mro__}
-    return "PIL" in modules or ("numpy" in modules and hasattr(value, "ndim"))
-
-
-def _image_source(value: Any) -> ImageSource:
-    return value if _is_picture(value) else _media_source(value, "image")
-
-
-_SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.\-]{1,20}):")
-
-
-def _media_source(value: Any, part: str) -> MediaSource:
-    """A path, bytes, data-URI or URL under a media key. Schemes are case-insensitive."""
-    if isinstance(value, Path | bytes | Url):
-        return value
-    if isinstance(value, bytearray | memoryview):
-        return bytes(value)
-    if not isinstance(value, str):
-        raise _invalid(value, "path, bytes, data-URI or URL", part=part)
-    match = _SCHEME.match(value)
-    scheme = match.group(1).lower() if match else ""
-    if scheme in {"http", "https"}:
-        return Url(value)
-    if scheme == "data":
-        return _decode_data_uri(value, part)
-    if scheme == "file":
-        return Path(unquote(urlsplit(value).path))
-    if scheme and "://" in value[:40]:
-        raise InputError(
-            "forbidden_url",
-            f"scheme {scheme!r}; allowed: http, https, data, file, or a plain path",
-            part=part,
-        )
-    if not value:
-        raise InputError("empty", "the path is an empty string", part=part)
-    return Path(value)
-
-
-def _decode_data_uri(uri: str, part: str) -> bytes:
-    header, comma, payload = uri[5:].partition(",")
-    if not comma:
-        raise InputError("corrupt", "the data-URI has no comma", part=part, source="data-URI")
-    if not header.lower().endswith(";base64"):
-        return unquote(payload).encode("latin-1", errors="replace")
-    try:
-        return base64.b64decode("".join(payload.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise InputError(
-            "corrupt", "the data-URI is not valid base64", part=part, source="data-URI"
-        ) from None
-
-
-MEDIA_SUFFIXES: dict[str, Modality] = {
-    **dict.fromkeys("png jpg jpeg jfif webp gif bmp tif tiff avif".split(), "image"),
-    **dict.fromkeys("mp4 m4v mov mkv webm avi ts mts mpg mpeg ogv flv wmv 3gp".split(), "video"),
-    "pdf": "pdf",
-}
-
-
-def sniff_media(head: bytes) -> Modality | None:
-    """What the first bytes of a file (1,024 are enough) say it is; None when unknown."""
-    if b"%PDF-" in head[:1024]:
-        return "pdf"
-    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")):
-        return "image"
-    if head[:4] == b"RIFF":
-        return {b"WEBP": "image", b"AVI ": "video"}.get(head[8:12])  # type: ignore[return-value]
-    if head[:2] == b"BM" and len(head) > 26:
-        return "image"
-    if head[4:8] == b"ftyp":
-        return "image" if head[8:12] in {b"avif", b"avis"} else "video"
-    if head[4:8] in {b"moov", b"mdat", b"wide", b"free", b"skip"}:
-        return "video"
-    if head.startswith((b"\x1a\x45\xdf\xa3", b"OggS", b"FLV\x01", b"\0\0\x01\xba", b"\0\0\x01\xb3")):
-        return "video"
-    if head[:1] == b"G" and (len(head) <= 188 or head[188:189] == b"G"):
-        return "video"  # MPEG-TS: a sync byte every 188 bytes
-    return None
-
-
 def _names_video(source: ImageSource) -> bool:
-    return isinstance(source, Path) and MEDIA_SUFFIXES.get(source.suffix[1:].lower()) == "video"
+    return isinstance(source, Path) and kind_of_suffix(source) == "video"
 
 
 def _part_of_path(path: Path) -> Part:
     """Content decides; the suffix only when the file cannot be read (opening it reports why)."""
-    found: Modality | None = None
-    try:
-        if stat.S_ISREG(path.stat().st_mode):
-            with path.open("rb") as file:
-                found = sniff_media(file.read(1024))
-    except (OSError, ValueError):
-        pass
-    found = found or MEDIA_SUFFIXES.get(path.suffix[1:].lower())
+    found = media_kind(path)
     if found == "video":
         return Video(path)
     if found == "pdf":

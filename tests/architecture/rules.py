@@ -16,7 +16,7 @@ from functools import cached_property
 # A module imports only from rooms to its left; rooms in one group do not see each other.
 ORDER = (
     ("errors",),
-    ("media_kinds",),
+    ("sources",),
     ("types",),
     ("config",),
     ("inputs",),
