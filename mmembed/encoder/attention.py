@@ -174,7 +174,9 @@ def _varlen_kernel() -> (
                 v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
         longest = int(torch.diff(cu_seqlens).max())
         cu = cu_seqlens.to(device=q.device, dtype=torch.int32)
-        return varlen_attn(q, k, v, cu, cu, longest, longest, **options).unsqueeze(0)
+        mixed = varlen_attn(q, k, v, cu, cu, longest, longest, **options)
+        assert isinstance(mixed, Tensor)
+        return mixed.unsqueeze(0)
 
     return kernel
 

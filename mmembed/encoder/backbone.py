@@ -112,8 +112,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
     forbidden = sorted(_remote_code_keys(fields))
     if forbidden:
         raise CheckpointError(
-            f"{folder.name}/config.json asks for code from the checkpoint ({', '.join(forbidden)}); "
-            "mmembed never runs it"
+            f"{folder.name}/config.json asks to run code from the checkpoint "
+            f"({', '.join(forbidden)}); mmembed never does"
         )
     if fields.get("model_type") not in _SUPPORTED:
         raise CheckpointError(

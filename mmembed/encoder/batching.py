@@ -62,23 +62,22 @@ def windows(groups: Sequence[tuple[MultimodalInput, list[int]]]) -> Iterator[Win
 
 def batches(
     prepared: Sequence[PreparedItem | InputError], *, batch_tokens: int, batch_size: int | None
-) -> Iterator[list[int]]:
-    """Positions that run together: longest first, equal lengths side by side.
+) -> Iterator[list[tuple[int, PreparedItem]]]:
+    """Items that run together, each with its position: longest first, equal lengths side by side.
 
     A single item above the budget runs alone. Longest first, so that running out of memory shows
     at once and not in the last batch.
     """
-    usable = [i for i, item in enumerate(prepared) if isinstance(item, PreparedItem)]
-    usable.sort(key=lambda i: (prepared[i].num_tokens, prepared[i].cost, -i), reverse=True)  # type: ignore[union-attr]
-    batch: list[int] = []
+    usable = [(i, item) for i, item in enumerate(prepared) if isinstance(item, PreparedItem)]
+    usable.sort(key=lambda pair: (pair[1].num_tokens, pair[1].cost, -pair[0]), reverse=True)
+    batch: list[tuple[int, PreparedItem]] = []
     spent = 0
-    for position in usable:
-        cost = prepared[position].cost  # type: ignore[union-attr]
-        if batch and (spent + cost > batch_tokens or len(batch) == batch_size):
+    for position, item in usable:
+        if batch and (spent + item.cost > batch_tokens or len(batch) == batch_size):
             yield batch
             batch, spent = [], 0
-        batch.append(position)
-        spent += cost
+        batch.append((position, item))
+        spent += item.cost
     if batch:
         yield batch
 

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,33 +23,18 @@ from mmembed.encoder.batching import Window, batches, unique_items, windows
 from mmembed.encoder.checkpoint import fingerprint, load_encoder, resolve_folder
 from mmembed.encoder.encoder import Encoder
 from mmembed.encoder.head import Precision, quantize
+from mmembed.encoder.report import EncodeReport, EncodeRun
 from mmembed.errors import ConfigError, InputError
 from mmembed.inputs.collator import pack
 from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.processor import PreparedItem, Processor
 from mmembed.types import MultimodalInput, Role, Text
 
-__all__ = ["EncodeReport", "Embedder"]
+__all__ = ["Embedder", "EncodeReport"]
 
 OnError = Literal["raise", "skip", "null"]
 _TEXTS_PER_TASK = 512
 _MEDIA_PER_TASK = 4
-
-
-@dataclass
-class EncodeReport:
-    """What happened to each of the N items of an `encode` call."""
-
-    ok: np.ndarray  # (N,) bool
-    errors: list[InputError] = field(default_factory=list)  # in order of their index
-    truncated: list[int] = field(default_factory=list)
-    warnings: list[tuple[int, str]] = field(default_factory=list)
-    num_tokens: int = 0  # of the language model, each unique item counted once
-
-    @property
-    def kept(self) -> np.ndarray:
-        """Indices of the items whose rows `on_error="skip"` returns."""
-        return np.flatnonzero(self.ok)
 
 
 class Embedder:
@@ -205,7 +189,7 @@ class Embedder:
                 f"truncate_dim is {truncate_dim}; allowed: 1 to {self.embedding_dimension}"
             )
         shared = self._instruction(prompt_name, prompt, instruction)
-        run = _Run(
+        run = EncodeRun(
             np.full((len(listed), truncate_dim or self.embedding_dimension), np.nan, np.float32),
             EncodeReport(ok=np.zeros(len(listed), dtype=bool)),
         )
@@ -232,17 +216,16 @@ class Embedder:
                 if on_error == "raise":
                     run.raise_first(before=window.end)
                 for batch in batches(prepared, batch_tokens=budget, batch_size=batch_size):
-                    rows = self._forward(
-                        [prepared[i] for i in batch], truncate_dim, normalize_embeddings
-                    )
-                    for position, row in zip(batch, rows, strict=True):
+                    chosen = [item for _, item in batch]
+                    rows = self._forward(chosen, truncate_dim, normalize_embeddings)
+                    for (position, _), row in zip(batch, rows, strict=True):
                         indices = window.indices[position]
                         run.vectors[indices] = row
                         run.report.ok[indices] = True
                         advance(len(indices))
         if on_error == "raise":
             run.raise_first(before=len(listed))
-        run.report.errors.sort(key=_position)
+        run.sort_errors()
         vectors = run.vectors if on_error != "skip" else run.vectors[run.report.ok]
         output: Any = quantize(vectors, precision)
         if convert_to_tensor or not convert_to_numpy:
@@ -303,7 +286,8 @@ class Embedder:
     def _submit(
         self, executor: ThreadPoolExecutor, window: Window, role: Role
     ) -> list[tuple[list[int], Future[Any]]]:
-        texts, media = [], []
+        texts: list[int] = []
+        media: list[int] = []
         for position, item in enumerate(window.items):
             only_text = all(isinstance(part, Text) for part in item.parts)
             (texts if only_text else media).append(position)
@@ -341,33 +325,6 @@ class Embedder:
         )
 
 
-@dataclass
-class _Run:
-    vectors: np.ndarray
-    report: EncodeReport
-
-    def note(self, window: Window, prepared: Sequence[PreparedItem | InputError]) -> None:
-        """Enter errors, warnings and counts of a window under every index they concern."""
-        for indices, result in zip(window.indices, prepared, strict=True):
-            if isinstance(result, InputError):
-                self.report.errors.extend(result.at(index) for index in indices)
-                continue
-            self.report.num_tokens += result.num_tokens
-            for index in indices:
-                if result.truncated:
-                    self.report.truncated.append(index)
-                self.report.warnings.extend((index, text) for text in result.warnings)
-
-    def raise_first(self, before: int) -> None:
-        """Raise the error of the lowest index, once everything before `before` is known."""
-        errors = sorted(self.report.errors, key=_position)
-        if errors and _position(errors[0]) < before:
-            first = errors[0]
-            first.errors = tuple(errors)
-            first.partial = self.vectors
-            raise first
-
-
 def _collect(
     window: Window, tasks: Sequence[tuple[list[int], Future[Any]]]
 ) -> tuple[Window, list[PreparedItem | InputError]]:
@@ -376,11 +333,6 @@ def _collect(
         for position, result in zip(positions, future.result(), strict=True):
             prepared[position] = result
     return window, prepared
-
-
-def _position(error: InputError) -> int:
-    index = error.index
-    return index[0] if isinstance(index, tuple) else int(index or 0)
 
 
 def _as_list(items: Any) -> tuple[bool, list[Any]]:

@@ -41,10 +41,7 @@ def layout_files(inputs: InputConfig, encoder: EncoderConfig, width: int) -> dic
         {"idx": number, "name": str(number), "path": path, "type": kind}
         for number, (path, kind) in enumerate(modules)
     ]
-    prompts = {
-        role: inputs.prompt.resolve_instruction(None, role)  # type: ignore[arg-type]
-        for role in ("query", "document")
-    }
+    prompts = {role: inputs.prompt.instructions.get(role, "") for role in ("query", "document")}
     files = {
         "modules.json": listing,
         "sentence_bert_config.json": {

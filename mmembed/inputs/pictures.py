@@ -7,6 +7,7 @@ uint8; the encoder normalises them on its device (performance: a quarter of the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -95,7 +96,7 @@ def rotary_positions(visual: np.ndarray, grids: np.ndarray, merge_size: int) -> 
     edges = np.flatnonzero(np.diff(visual.astype(np.int8))) + 1
     bounds = [0, *edges.tolist(), len(visual)]
     cursor, grid_index = 0, 0
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in itertools.pairwise(bounds):
         if begin == end:
             continue
         if not visual[begin]:

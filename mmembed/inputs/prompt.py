@@ -1,10 +1,10 @@
 """Prompt templates: from (parts, instruction) to the exact character string and its token runs.
 
-A template is data (`configs/prompts/*.json`, or the `prompt` entry of a model folder). It says where
-the content of an item goes, how an instruction is written, and what stands for a picture. Nothing
-here tokenises; the result is a list of runs, so that the processor can insert control tokens *as
-ids* and tokenise everything else as plain characters. What a user types is therefore never a
-control token, whatever it looks like.
+A template is data (`configs/prompts/*.json`, or the `prompt` entry of a model folder). It says
+where the content of an item goes, how an instruction is written, and what stands for a picture.
+Nothing here tokenises; the result is a list of runs, so that the processor can insert control
+tokens *as ids* and tokenise everything else as plain characters. What a user types is therefore
+never a control token, whatever it looks like.
 
 Byte-exact strings of the published systems: `tests/inputs/test_prompt.py` (shared golden strings).
 """

@@ -21,7 +21,7 @@ from mmembed.inputs.prompt import Literals, Placeholder, Run, UserText
 __all__ = ["PromptTokenizer", "TokenPlan"]
 
 # A first cut in characters, so that a megabyte of text costs no megabyte of tokenisation. Ordinary
-# text has 1.5 (Chinese) to 5 (English) characters a token; the cut is widened when it was too tight.
+# text has 1.5 (Chinese) to 5 (English) characters a token; a cut that was too tight is widened.
 _CHARACTERS_PER_TOKEN = 12
 
 
@@ -210,7 +210,7 @@ def _is_body(run: Literals | UserText) -> bool:
 
 
 def _without_added_ids(post_processor: dict | None) -> dict | None:
-    """Keep byte-level offsets trimming only; templates that add tokens are the prompt's business."""
+    """Keep the byte-level one; templates that add tokens are the prompt's business."""
     if post_processor and post_processor.get("type") == "ByteLevel":
         return post_processor
     return None
