@@ -1,0 +1,149 @@
+"""Weights, caps and seeds over adapters -> one indexed set of training rows.
+
+Rows are numbered through all entries. What an epoch takes of them is a function of (seed, epoch)
+and nothing else, so there is no random state to save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmembed.config.recipe import DataConfig
+from mmembed.data.adapter import DatasetAdapter, check_example, resolve_adapter
+from mmembed.inputs.contrastive import TrainingRow, document_id
+
+__all__ = ["Mixture", "MixtureEntry", "build_mixture"]
+
+# Tags that keep the random streams of one seed apart.
+_CAP, _POSITIVE, _ORDER = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class MixtureEntry:
+    """One adapter in a mixture; the fields of `DataConfig` with defaults filled in."""
+
+    adapter: DatasetAdapter
+    name: str
+    group: str
+    temperature_group: str
+    weight: float = 1.0
+    cap: int | None = None
+    query_instruction: str | None = None
+    document_instruction: str | None = None
+
+
+class Mixture:
+    """Rows 0..len-1 over all entries, after caps."""
+
+    def __init__(self, entries: Sequence[MixtureEntry], *, seed: int = 0) -> None:
+        assert entries
+        self.entries = tuple(entries)
+        self.seed = seed
+        self._kept = [self._cap(number) for number in range(len(self.entries))]
+        self._starts = np.cumsum([0, *map(len, self._kept)])
+        self._document_ids: dict[int, tuple[int, ...]] = {}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(entry.group for entry in self.entries))
+
+    @property
+    def temperature_groups(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(entry.temperature_group for entry in self.entries))
+
+    def row(self, index: int, *, epoch: int = 0) -> TrainingRow:
+        """One row as `epoch` uses it: with several positives, one is drawn for each epoch.
+
+        Raises:
+            ConfigError: the adapter gives a row that cannot be trained on.
+        """
+        number, position = self._locate(index)
+        entry = self.entries[number]
+        example = entry.adapter[position]
+        check_example(example, f"dataset {entry.name!r}, row {position}")
+        positive = 0
+        if len(example.positives) > 1:
+            random = np.random.default_rng([self.seed, _POSITIVE, epoch, index])
+            positive = int(random.integers(len(example.positives)))
+        return TrainingRow(
+            example=example,
+            source=entry.name,
+            index=position,
+            positive=positive,
+            temperature_group=entry.temperature_group,
+            query_instruction=entry.query_instruction,
+            document_instruction=entry.document_instruction,
+        )
+
+    def document_ids(self, index: int) -> tuple[int, ...]:
+        """The ids of all positives of a row; rows that share one must not meet in a batch."""
+        known = self._document_ids.get(index)
+        if known is None:
+            example = self.row(index).example
+            known = tuple(document_id(example, each) for each in range(len(example.positives)))
+            self._document_ids[index] = known
+        return known
+
+    def epoch_rows(self, group: str, epoch: int) -> np.ndarray:
+        """The rows of a group that one epoch uses, shuffled; weights are passes over the rows."""
+        random = np.random.default_rng([self.seed, _ORDER, epoch, self.groups.index(group)])
+        chosen = []
+        for number, entry in enumerate(self.entries):
+            if entry.group != group:
+                continue
+            rows = np.arange(self._starts[number], self._starts[number + 1])
+            passes = int(entry.weight)
+            chosen += [rows] * passes
+            rest = round((entry.weight - passes) * len(rows))
+            if rest:
+                chosen.append(random.permutation(rows)[:rest])
+        return random.permutation(np.concatenate(chosen)) if chosen else np.arange(0)
+
+    def _cap(self, number: int) -> np.ndarray:
+        entry = self.entries[number]
+        size = len(entry.adapter)
+        if entry.cap is None or entry.cap >= size:
+            return np.arange(size)
+        random = np.random.default_rng([self.seed, _CAP, number])
+        return np.sort(random.permutation(size)[: entry.cap])
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of a mixture of {len(self)} rows")
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return number, int(self._kept[number][index - self._starts[number]])
+
+
+def build_mixture(data: Sequence[DataConfig], *, seed: int) -> Mixture:
+    """Resolve the adapters of a stage.
+
+    Raises:
+        ConfigError: see `resolve_adapter`.
+    """
+    entries: list[MixtureEntry] = []
+    for config in data:
+        adapter = resolve_adapter(config.adapter, config.arguments)
+        name = config.name or adapter.name
+        taken = {entry.name for entry in entries}
+        if name in taken:
+            numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
+            name = next(other for other in numbered if other not in taken)
+        entries.append(
+            MixtureEntry(
+                adapter=adapter,
+                name=name,
+                group=config.group or name,
+                temperature_group=config.temperature_group or adapter.task,
+                weight=config.weight,
+                cap=config.cap,
+                query_instruction=config.query_instruction,
+                document_instruction=config.document_instruction,
+            )
+        )
+    return Mixture(entries, seed=seed)

@@ -1,0 +1,124 @@
+"""The batch keeps apart who is whose positive, who brought what, and what is the same document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmembed.encoder.checkpoint import load_encoder
+from mmembed.errors import InputError
+from mmembed.inputs.collator import pack
+from mmembed.inputs.contrastive import ContrastiveCollator, TrainingRow, content_id, document_id
+from mmembed.inputs.processor import Processor
+from mmembed.types import ContrastiveExample, MultimodalInput
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_checkpoint: Path) -> Processor:
+    return load_encoder(tiny_checkpoint)[1]
+
+
+def example(query: str, document: object, *hard: object, id_: str | None = None):
+    return ContrastiveExample(
+        MultimodalInput.of(query),
+        (MultimodalInput.of(document),),
+        tuple(MultimodalInput.of(item) for item in hard),
+        positive_ids=() if id_ is None else (id_,),
+    )
+
+
+def rows(*examples: ContrastiveExample, **options) -> list[TrainingRow]:
+    return [TrainingRow(each, "data", index, **options) for index, each in enumerate(examples)]
+
+
+def test_queries_come_first_then_positives_then_hard_negatives(processor: Processor):
+    batch = ContrastiveCollator(processor)(
+        rows(example("a", "A"), example("b", "B", "C", "D"), example("c", "E", "F"))
+    )
+    order = [("a", "query"), ("b", "query"), ("c", "query")]
+    order += [(text, "document") for text in "ABECDF"]
+    expected = pack([processor.prepare(MultimodalInput.of(t), role=r) for t, r in order])
+    assert torch.equal(batch.inputs["input_ids"], expected["input_ids"])
+    assert torch.equal(batch.inputs["cu_seqlens"], expected["cu_seqlens"])
+    assert batch.positive.tolist() == [0, 1, 2]
+    assert batch.owner.tolist() == [0, 1, 2, 1, 1, 2]
+    assert batch.num_queries == 3
+    assert batch.num_tokens == len(expected["input_ids"])
+    assert batch.tasks == ("retrieval",) * 3
+    assert batch.sources == ("data",)
+
+
+def test_hard_negatives_can_be_capped(processor: Processor):
+    batch = ContrastiveCollator(processor, max_hard_negatives=1)(
+        rows(example("a", "A", "B", "C"), example("b", "D"))
+    )
+    assert batch.owner.tolist() == [0, 1, 0]
+
+
+def test_hard_negative_that_is_a_positive_elsewhere_gets_its_id(processor: Processor):
+    batch = ContrastiveCollator(processor)(
+        rows(example("a", "A", "B", "Z", id_="first"), example("b", "B", "A", id_="second"))
+    )
+    first, second, hard_b, hard_z, hard_a = batch.ids.tolist()
+    assert hard_b == second
+    assert hard_a == first
+    assert len({first, second, hard_z}) == 3
+
+
+def test_ids_follow_content_where_the_adapter_gives_none():
+    same = [
+        example("a", {"image": b"12", "text": "x"}),
+        example("b", {"image": b"12", "text": "x"}),
+    ]
+    assert document_id(same[0], 0) == document_id(same[1], 0)
+    contents = ["12", "1", {"image": b"12"}, {"text": ["1", "2"]}, {"image": [b"1", b"2"]}]
+    assert len({content_id(MultimodalInput.of(content)) for content in contents}) == 5
+    array = torch.zeros(2, 3, 3, dtype=torch.uint8).numpy()
+    numbers = {
+        content_id(MultimodalInput.of({"image": array.reshape(s)})) for s in [(2, 9), (3, 6)]
+    }
+    assert len(numbers) == 2
+
+
+def test_instruction_of_the_dataset_is_used_where_the_item_has_none(processor: Processor):
+    own = ContrastiveExample(
+        MultimodalInput.of("a", instruction="a dog"), (MultimodalInput.of("b"),)
+    )
+    collator = ContrastiveCollator(processor)
+    batch = collator(rows(own, query_instruction="the cat", document_instruction="the rain"))
+    expected = pack(
+        [
+            processor.prepare(MultimodalInput.of("a", instruction="a dog"), role="query"),
+            processor.prepare(MultimodalInput.of("b", instruction="the rain"), role="document"),
+        ]
+    )
+    assert torch.equal(batch.inputs["input_ids"], expected["input_ids"])
+
+
+@pytest.mark.parametrize("cache_bytes", [10_000, 10**9])
+def test_cached_items_equal_fresh_ones(processor: Processor, cache_bytes: int):
+    examples = rows(
+        *(example(f"query {n}", {"image": torch.full((28, 28), 9 * n).byte().numpy()})
+          for n in range(6))
+    )  # fmt: skip
+    cached = ContrastiveCollator(processor, cache_bytes=cache_bytes)
+    fresh = ContrastiveCollator(processor)(examples)
+    for _ in range(3):
+        again = cached(examples)
+        assert torch.equal(again.inputs["input_ids"], fresh.inputs["input_ids"])
+        assert torch.equal(again.inputs["pixel_values"], fresh.inputs["pixel_values"])
+    reversed_ = cached(examples[::-1])
+    assert torch.equal(
+        reversed_.inputs["pixel_values"],
+        ContrastiveCollator(processor)(examples[::-1]).inputs["pixel_values"],
+    )
+
+
+def test_bad_item_is_named_by_dataset_row_and_place(processor: Processor):
+    bad = rows(example("a", "A"), example("b", {"image": b"not a picture"}))
+    with pytest.raises(InputError) as caught:
+        ContrastiveCollator(processor)(bad)
+    assert caught.value.index == ("data", 1, "positive 0")
+    assert caught.value.code == "unsupported_format"
