@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mmembed.errors import InputError
+from mmembed.inputs.media import printable_name
 from mmembed.types import MultimodalInput, Page, Part, Role, Text, Url
 
 __all__ = ["content_key", "hash_file"]
@@ -61,7 +62,7 @@ def hash_file(path: Path) -> str:
     except OSError as error:
         raise _unreadable(path, error) from None
     if not is_regular:  # opening a pipe could wait for ever
-        raise InputError("not_a_file", "not a regular file", source=path.name)
+        raise InputError("not_a_file", "not a regular file", source=printable_name(path))
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -71,11 +72,13 @@ def hash_file(path: Path) -> str:
 
 def _unreadable(path: Path, error: OSError) -> InputError:
     if isinstance(error, FileNotFoundError):
-        return InputError("not_found", "no such file", source=path.name)
+        return InputError("not_found", "no such file", source=printable_name(path))
     if isinstance(error, PermissionError):
-        return InputError("permission", "this user may not read the file", source=path.name)
+        return InputError(
+            "permission", "this user may not read the file", source=printable_name(path)
+        )
     reason = error.strerror or type(error).__name__
-    return InputError("corrupt", f"cannot be read: {reason}", source=path.name)
+    return InputError("corrupt", f"cannot be read: {reason}", source=printable_name(path))
 
 
 class _FieldHasher:

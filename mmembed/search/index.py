@@ -51,6 +51,7 @@ class Row:
         content_hash: sha256 of the whole file.
         size, mtime_ns: bytes and nanoseconds when the file was read.
         items_in_file: how many items the file was cut into; fewer rows mean that some failed.
+        cut: names how files were cut (`Segmentation.name`).
         page: 1-based page of a PDF.
         start_seconds, end_seconds: the clip of a video.
         start_char, end_char: the passage of a text file, in characters.
@@ -60,11 +61,12 @@ class Row:
     id: str
     path: str
     kind: Kind
-    key: str
+    key: str = ""
     content_hash: str = ""
     size: int = 0
     mtime_ns: int = 0
     items_in_file: int = 1
+    cut: str = ""
     page: int | None = None
     start_seconds: float | None = None
     end_seconds: float | None = None

@@ -107,6 +107,7 @@ def test_every_field_of_a_row_survives_even_odd_names(tmp_path: Path) -> None:
         size=3,
         mtime_ns=1_700_000_000_123_456_789,
         items_in_file=7,
+        cut="12345678",
         page=2,
         start_seconds=0.1,
         end_seconds=2.5,

@@ -1,0 +1,396 @@
+"""Keeps an index equal to a folder of pictures, videos, PDFs and texts.
+
+    folder -> walk -> segments.cut_file -> content_key -> store.missing -> encode -> index
+
+Only what is new is encoded: a file whose size and date are unchanged is not opened, one that
+moved or was touched is recognised by its hash, and vectors are kept by content. Whatever stops a
+run (Ctrl-C, a full disk, a power cut), the index stays valid and the next run goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from mmembed.errors import ConfigError, InputError
+from mmembed.search.content import content_key, hash_file
+from mmembed.search.durable import write_atomically
+from mmembed.search.index import ExactIndex, Row
+from mmembed.search.segments import Segment, Segmentation, cut_file, is_candidate
+from mmembed.search.store import check_space
+
+if TYPE_CHECKING:
+    from mmembed.inputs.sandbox import MediaDecoder
+
+__all__ = ["Failure", "IndexSummary", "ItemEncoder", "Progress", "index_folder"]
+
+logger = logging.getLogger(__name__)
+
+_COMMIT_SECONDS = 60.0
+
+
+class ItemEncoder(Protocol):
+    """The part of `Embedder` that indexing and searching need."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def embedding_dimension(self) -> int: ...
+
+    def encode(self, items: Any, **options: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file, or an item of one, that is not in the index, and why.
+
+    Attributes:
+        id: the path, with a fragment for an item of a file (`Row.id`).
+        path: the file or folder.
+        code, detail: as in `InputError`.
+    """
+
+    id: str
+    path: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    files_done: int
+    files_total: int
+    items_encoded: int
+
+
+@dataclass
+class IndexSummary:
+    """What one run did.
+
+    Attributes:
+        files: candidates found in the folder.
+        unchanged: of these, files whose rows were kept as they are.
+        removed: files that left the index because they left the folder.
+        ignored: files of other kinds, counted by suffix.
+        encoded, reused: items that went through the model, and that had a vector already.
+        rows: rows of the index after the run.
+        failures: what is not in the index; also written to `errors.jsonl` beside it.
+        warnings: what was encoded with a loss.
+    """
+
+    files: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
+    encoded: int = 0
+    reused: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def index_folder(
+    folder: Path | str,
+    *,
+    embedder: ItemEncoder,
+    index: ExactIndex,
+    segmentation: Segmentation | None = None,
+    decoder: MediaDecoder | None = None,
+    batch_items: int = 256,
+    follow_links: bool = False,
+    check_content: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> IndexSummary:
+    """Make the index hold exactly what `folder` holds; other folders' rows stay.
+
+    Args:
+        decoder: opens media to count pages and seconds; a new one by default.
+        batch_items: items in one call of the model and one shard of the store; what a kill costs.
+        follow_links: also enter linked folders, each once.
+        check_content: hash every file, also those whose size and date are unchanged.
+
+    Raises:
+        ConfigError: `folder` is not a folder.
+        SpaceMismatchError: the index belongs to another model.
+        StoreError: another process is writing to the index, or the disk refuses.
+    """
+    root = Path(folder).resolve()
+    if not root.is_dir():
+        raise ConfigError(f"{folder} is not a folder")
+    check_space(
+        f"the index {index.folder}",
+        (index.fingerprint, index.dimension),
+        (embedder.fingerprint, index.dimension),
+    )
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        if decoder is None:
+            from mmembed.inputs.sandbox import MediaDecoder
+
+            decoder = stack.enter_context(MediaDecoder())
+        stack.enter_context(index.writing())
+        run = _Run(
+            root, embedder, index, segmentation or Segmentation(), decoder, batch_items, on_progress
+        )
+        try:
+            run.synchronise(follow_links=follow_links, check_content=check_content)
+        finally:
+            # also after Ctrl-C: files that are done count
+            run.commit()
+    run.summary.seconds = time.monotonic() - started
+    return run.summary
+
+
+@dataclass
+class _File:
+    """One file on its way into the index."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+    content_hash: str = ""
+    segments: list[Segment] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+    def has_changed(self) -> bool:
+        """Whether the file is no longer the one that was hashed."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return True
+        return (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns)
+
+
+class _Run:
+    def __init__(
+        self,
+        root: Path,
+        embedder: ItemEncoder,
+        index: ExactIndex,
+        segmentation: Segmentation,
+        decoder: MediaDecoder,
+        batch_items: int,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.root = root
+        self.embedder = embedder
+        self.index = index
+        self.segmentation = segmentation
+        self.decoder = decoder
+        self.batch_items = batch_items
+        self.on_progress = on_progress
+        self.summary = IndexSummary()
+        self.done = 0
+        self.committed = time.monotonic()
+        self.known: dict[str, list[Row]] = {}
+        for row in index.rows():
+            self.known.setdefault(row.path, []).append(row)
+
+    def synchronise(self, *, follow_links: bool, check_content: bool) -> None:
+        files, unread = self._walk(follow_links)
+        self.summary.files = len(files)
+        self._remove_lost({str(path) for path in files}, unread)
+        waiting: list[_File] = []
+        self._report()
+        for path in files:
+            try:
+                file = self._examine(path, check_content)
+            except InputError as error:
+                self._forget(str(path))
+                self._fail(path, error)
+                file = None
+            if file is None:
+                self.done += 1
+                self._report()
+                continue
+            waiting.append(file)
+            if sum(len(each.segments) for each in waiting) >= self.batch_items:
+                self._finish(waiting)
+                waiting = []
+        self._finish(waiting)
+
+    def commit(self) -> None:
+        self.index.commit()
+        self.committed = time.monotonic()
+        self.summary.rows = len(self.index)
+        lines = [json.dumps(asdict(failure)) for failure in self.summary.failures]
+        payload = "".join(line + "\n" for line in lines).encode("ascii")
+        write_atomically(self.index.folder / "errors.jsonl", payload)
+
+    def _walk(self, follow_links: bool) -> tuple[list[Path], list[Path]]:
+        """Candidate files in order, and folders that could not be read."""
+        files: list[Path] = []
+        unread: list[Path] = []
+        entered: set[tuple[int, int]] = set()
+        folders = [self.root]
+        own = self.index.folder.resolve()
+        while folders:
+            folder = folders.pop()
+            try:
+                status = folder.stat()
+                if folder.resolve() == own or (status.st_dev, status.st_ino) in entered:
+                    continue
+                entered.add((status.st_dev, status.st_ino))
+                entries = sorted(folder.iterdir())
+            except OSError as error:
+                reason = error.strerror or type(error).__name__
+                unread.append(folder)
+                self._fail(folder, InputError("permission", f"cannot be listed: {reason}"))
+                continue
+            inner = []
+            for path in entries:
+                if path.name.startswith("."):
+                    continue
+                if path.is_dir():
+                    if follow_links or not path.is_symlink():
+                        inner.append(path)
+                elif is_candidate(path):
+                    files.append(path)
+                else:
+                    self.summary.ignored[path.suffix.lower() or "no suffix"] += 1
+            folders.extend(reversed(inner))
+        return files, unread
+
+    def _remove_lost(self, present: set[str], unread: Sequence[Path]) -> None:
+        for name in list(self.known):
+            path = Path(name)
+            if (
+                name not in present
+                and path.is_relative_to(self.root)
+                # a folder that cannot be listed today is no reason to forget its files
+                and not any(path.is_relative_to(folder) for folder in unread)
+            ):
+                self._forget(name)
+                self.summary.removed += 1
+
+    def _examine(self, path: Path, check_content: bool) -> _File | None:
+        """The file with its items, or None when its rows are right as they are."""
+        try:
+            status = path.stat()
+        except OSError:
+            hash_file(path)  # raises the error with its reason
+            raise
+        file = _File(path, status.st_size, status.st_mtime_ns)
+        rows = self.known.get(str(path), [])
+        is_complete = bool(rows) and len(rows) == rows[0].items_in_file
+        is_complete = is_complete and rows[0].cut == self.segmentation.name
+        if is_complete and not check_content:
+            if (rows[0].size, rows[0].mtime_ns) == (file.size, file.mtime_ns):
+                self.summary.unchanged += 1
+                return None
+        file.content_hash = hash_file(path)
+        if is_complete and rows[0].content_hash == file.content_hash:
+            self.index.upsert(
+                [replace(row, size=file.size, mtime_ns=file.mtime_ns) for row in rows]
+            )
+            self.summary.unchanged += 1
+            return None
+        file.segments = cut_file(path, self.segmentation, self.decoder)
+        file.keys = [
+            content_key(segment.item, "document", digest=lambda _: file.content_hash)
+            for segment in file.segments
+        ]
+        return file
+
+    def _finish(self, files: list[_File]) -> None:
+        """Encode what has no vector yet, then replace the rows of these files."""
+        wanted: dict[str, tuple[_File, Segment]] = {}
+        for file in files:
+            for key, segment in zip(file.keys, file.segments, strict=True):
+                if key in self.index.store:
+                    self.summary.reused += 1
+                elif key in wanted:
+                    self.summary.reused += 1
+                else:
+                    wanted[key] = (file, segment)
+        errors: dict[str, InputError] = {}
+        keys = list(wanted)
+        for start in range(0, len(keys), self.batch_items):
+            chosen = keys[start : start + self.batch_items]
+            errors |= self._encode(chosen, [wanted[key] for key in chosen])
+            self._report()
+        for file in files:
+            self._forget(str(file.path))
+            self.index.upsert(self._rows(file, errors))
+            self.done += 1
+        self._report()
+        if time.monotonic() - self.committed > _COMMIT_SECONDS:
+            self.commit()
+
+    def _encode(
+        self, keys: list[str], sources: list[tuple[_File, Segment]]
+    ) -> dict[str, InputError]:
+        """Encode and store one batch; the errors of the items that failed, by key."""
+        native = self.embedder.embedding_dimension
+        vectors, report = self.embedder.encode(
+            [segment.item for _, segment in sources],
+            role="document",
+            on_error="null",
+            return_report=True,
+            show_progress_bar=False,
+            truncate_dim=None if self.index.dimension == native else self.index.dimension,
+        )
+        errors: dict[str, InputError] = {}
+        for error in report.errors:
+            place = error.index[0] if isinstance(error.index, tuple) else error.index
+            errors[keys[place]] = error
+        for place, text in report.warnings:
+            self.summary.warnings.append(f"{sources[place][1].row.id}: {text}")
+        for place, (file, _) in enumerate(sources):
+            if keys[place] in errors:
+                continue
+            if file.has_changed():  # its vector may be of other bytes than those in the key
+                errors[keys[place]] = InputError(
+                    "corrupt", "the file changed while it was being indexed; run again"
+                )
+            elif not np.isfinite(vectors[place]).all() or not vectors[place].any():
+                errors[keys[place]] = InputError(
+                    "nonfinite", "the model gave a vector with NaN, infinity or only zeros"
+                )
+        kept = [place for place, key in enumerate(keys) if key not in errors]
+        self.index.store.add([keys[place] for place in kept], np.asarray(vectors)[kept])
+        self.summary.encoded += len(kept)
+        return errors
+
+    def _rows(self, file: _File, errors: dict[str, InputError]) -> list[Row]:
+        rows = []
+        for key, segment in zip(file.keys, file.segments, strict=True):
+            if key in errors:
+                self._fail(file.path, errors[key], segment.row.id)
+                continue
+            rows.append(
+                replace(
+                    segment.row,
+                    key=key,
+                    content_hash=file.content_hash,
+                    size=file.size,
+                    mtime_ns=file.mtime_ns,
+                    items_in_file=len(file.segments),
+                )
+            )
+        return rows
+
+    def _forget(self, path: str) -> None:
+        self.index.delete(row.id for row in self.known.pop(path, []))
+
+    def _fail(self, path: Path, error: InputError, name: str | None = None) -> None:
+        failure = Failure(name or str(path), str(path), error.code, error.detail)
+        logger.info("%s: %s: %s", failure.id, failure.code, failure.detail)
+        self.summary.failures.append(failure)
+
+    def _report(self) -> None:
+        if self.on_progress is not None:
+            self.on_progress(Progress(self.done, self.summary.files, self.summary.encoded))
