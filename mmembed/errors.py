@@ -168,6 +168,7 @@ class MissingDependencyError(MMEmbedError, ImportError):
     """An optional dependency is missing; the message names the extra to install."""
 
     def __init__(self, package: str, extra: str) -> None:
+        self.package = package
         self.extra = extra
         super().__init__(
             f"{package} is not installed. Install it with: pip install 'mmembed[{extra}]'"

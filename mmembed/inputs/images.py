@@ -16,13 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmembed.errors import InputError
-from mmembed.inputs.media import DecodedMedia, MediaFile, MediaPolicy, printable_name
+from mmembed.inputs.media import DecodedMedia, MediaFile, MediaPolicy, pixels_text, printable_name
 from mmembed.inputs.sizing import check_aspect_ratio
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-__all__ = ["decode_image", "decode_picture", "image_format", "to_rgb"]
+__all__ = [
+    "boxes_overrun",
+    "decode_image",
+    "decode_picture",
+    "decoding_errors",
+    "image_format",
+    "to_rgb",
+]
 
 FORMATS = ("PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF", "AVIF")
 ORIENTATION_TAG = 0x0112
@@ -76,15 +83,14 @@ def decode_image(media: MediaFile, policy: MediaPolicy) -> DecodedMedia:
             "unsupported_format",
             f"not an image that can be read here; readable: {', '.join(FORMATS)}",
         )
-    with _decoding_errors(media, kind), Image.open(media.file, formats=(kind,)) as image:
+    with decoding_errors(media, kind), Image.open(media.file, formats=(kind,)) as image:
         return decode_opened(image, media, policy)
 
 
 def decode_opened(image: PILImage, media: MediaFile, policy: MediaPolicy) -> DecodedMedia:
     """The current frame of an opened image; sizes are checked before it is loaded."""
     width, height = image.size
-    if width * height > policy.max_pixels:
-        raise media.error("too_many_pixels", _pixels_text(width, height, policy))
+    media.check_pixels(width, height, policy)
     with media.naming_errors():
         check_aspect_ratio(height, width)
         notes = _animation_note(image)
@@ -138,15 +144,8 @@ def _check_picture_size(width: int, height: int, policy: MediaPolicy) -> None:
     if width == 0 or height == 0:
         raise InputError("invalid_type", f"the picture is {width} x {height} pixels")
     if width * height > policy.max_pixels:
-        raise InputError("too_many_pixels", _pixels_text(width, height, policy))
+        raise InputError("too_many_pixels", pixels_text(width, height, policy))
     check_aspect_ratio(height, width)
-
-
-def _pixels_text(width: int, height: int, policy: MediaPolicy) -> str:
-    return (
-        f"{width:,} x {height:,} pixels; the media policy allows {policy.max_pixels:,} in all "
-        "(max_pixels)"
-    )
 
 
 def _array_to_rgb(array: np.ndarray, policy: MediaPolicy) -> np.ndarray:
@@ -298,7 +297,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _decoding_errors(media: MediaFile, kind: str) -> Iterator[None]:
+def decoding_errors(media: MediaFile, kind: str) -> Iterator[None]:
     """Turn whatever a decoder raises into one of our codes, without its text."""
     from PIL.Image import DecompressionBombError
 

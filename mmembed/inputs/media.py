@@ -32,10 +32,13 @@ __all__ = [
     "MediaFile",
     "MediaPart",
     "MediaPolicy",
+    "bytes_name",
     "decode",
     "join",
     "open_media",
     "part_name",
+    "pixels_text",
+    "printable_name",
 ]
 
 MediaPart = Image | Video | Page
@@ -206,6 +209,11 @@ class MediaFile:
         """An error of this source."""
         return InputError(code, detail, part=self.part, source=self.name, index=index)
 
+    def check_pixels(self, width: int, height: int, policy: MediaPolicy) -> None:
+        """Refuse a picture from its size alone (`too_many_pixels`)."""
+        if width * height > policy.max_pixels:
+            raise self.error("too_many_pixels", pixels_text(width, height, policy))
+
     @contextmanager
     def naming_errors(self) -> Iterator[None]:
         """Give errors raised by code that knows no file (sizes) the name of this one."""
@@ -215,6 +223,14 @@ class MediaFile:
             if error.source is None:
                 error.part, error.source = self.part, self.name
             raise
+
+
+def pixels_text(width: int, height: int, policy: MediaPolicy) -> str:
+    """The sentence of `too_many_pixels`."""
+    return (
+        f"{width:,} x {height:,} pixels; the media policy allows {policy.max_pixels:,} in all "
+        "(max_pixels)"
+    )
 
 
 def bytes_name(data: bytes) -> str:

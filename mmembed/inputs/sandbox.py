@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from mmembed.errors import InputError
+from mmembed.errors import InputError, MissingDependencyError
 from mmembed.inputs.media import (
     DecodedMedia,
     MediaPart,
@@ -34,13 +34,13 @@ from mmembed.inputs.media import (
     printable_name,
 )
 from mmembed.inputs.process import DecodeProcess, ProcessDiedError, ProcessTimeoutError
-from mmembed.inputs.sizing import MediaBudget, frame_count_for_fps, frame_indices
+from mmembed.inputs.sampling import FRAME_LIST_FPS, select_from_list
+from mmembed.inputs.sizing import MediaBudget
 from mmembed.inputs.worker import Message, decode_request, page_request
 from mmembed.types import Image, MediaSource, Page, Url, Video
 
 __all__ = ["MediaDecoder"]
 
-FRAME_LIST_FPS = 2.0  # the rate that qwen_vl_utils assumes for a list of frames (sample_fps)
 BATCH_ITEMS = 64
 # All requests of a batch are written before an answer is read, so they must fit in the pipe.
 BATCH_BYTES = 60_000
@@ -168,7 +168,7 @@ class MediaDecoder:
     ) -> Callable[[], DecodedMedia | InputError]:
         """A list of frames: each goes the way of an image."""
         assert isinstance(part.source, tuple)
-        chosen = _select_frames(part, len(part.source), self.policy)
+        chosen = select_from_list(part, len(part.source), self.policy)
         finishers = [self._begin(Image(part.source[index]), budget, jobs) for index in chosen]
 
         def finish() -> DecodedMedia | InputError:
@@ -203,41 +203,6 @@ def _raise_or_return(outcome: Any) -> Any:
     if isinstance(outcome, InputError):
         raise outcome
     return outcome
-
-
-def _select_frames(part: Video, total: int, policy: MediaPolicy) -> list[int]:
-    """Indices of a list of frames. Without options all are used: the caller chose them.
-
-    A list has no clock; as in qwen_vl_utils it counts as two frames a second, and that is what
-    `fps`, `start` and `end` refer to.
-    """
-    first = 0 if part.start is None else int(np.ceil(part.start * FRAME_LIST_FPS))
-    last = total - 1
-    if part.end is not None:
-        last = min(last, int(np.floor(part.end * FRAME_LIST_FPS)))
-    available = last - first + 1
-    if available < 1 or first < 0:
-        raise InputError(
-            "no_frames",
-            f"no frame of the {total} in the list lies between start and end "
-            f"(a list counts as {FRAME_LIST_FPS:g} frames a second)",
-            part="video",
-        )
-    count = available
-    if part.num_frames is not None:
-        count = min(available, max(1, part.num_frames))
-    elif part.fps is not None:
-        count = frame_count_for_fps(
-            part.fps, total_frames=available, video_fps=FRAME_LIST_FPS, max_frames=policy.max_frames
-        )
-    if count > policy.max_frames:
-        raise InputError(
-            "too_many_frames",
-            f"{count:,} frames; the media policy allows {policy.max_frames:,} (max_frames). "
-            "Set num_frames",
-            part="video",
-        )
-    return frame_indices(first, last, count)
 
 
 class _Pool:
@@ -378,6 +343,8 @@ def _collect(process: DecodeProcess, job: _Job, policy: MediaPolicy) -> Any:
     pieces: list[DecodedMedia] = []
     while True:
         header, body = process.receive(job.seconds)
+        if "missing" in header:
+            raise MissingDependencyError(*header["missing"])
         if "error" in header:
             fields = header["error"]
             index = fields.get("index")

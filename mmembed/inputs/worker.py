@@ -22,7 +22,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mmembed.errors import InputError
+from mmembed.errors import InputError, MissingDependencyError
 from mmembed.inputs.media import DecodedMedia, MediaPart, MediaPolicy, decode, part_name
 from mmembed.inputs.sizing import MediaBudget
 from mmembed.types import Image, MediaSource, Page, Video
@@ -106,6 +106,8 @@ def main() -> None:
                 signal.alarm(math.ceil(limit) + ALARM_SLACK_SECONDS)
         except InputError as error:
             _write(answers, {"error": _describe_error(error)})
+        except MissingDependencyError as error:
+            _write(answers, {"missing": [error.package, error.extra]})
         except MemoryError:
             _write(answers, {"error": {"code": "out_of_memory", "detail": _MEMORY_TEXT}})
         except Exception as error:  # a defect of ours must cost one item, not the process
