@@ -164,8 +164,12 @@ def _answers(
         return
     from mmembed.inputs import documents
 
-    read = {"page_count": documents.page_count, "page_text": documents.page_text}[operation]
-    yield {"value": read(source, policy, name=header["name"], **header["options"])}, None
+    readers: dict[str, Callable[..., Any]] = {
+        "page_count": documents.page_count,
+        "page_text": documents.page_text,
+    }
+    value = readers[operation](source, policy, name=header["name"], **header["options"])
+    yield {"value": value}, None
 
 
 def _describe_error(error: InputError) -> dict[str, Any]:
