@@ -17,9 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 MAX_LINES = 400
 # path: (lines today, why it is one file). A number may only go down; the entry goes at 400.
-LONG_FILES = {
-    "mmembed/types.py": (427, "the vocabulary and the one parser of what users pass for it"),
-}
+LONG_FILES: dict[str, tuple[int, str]] = {}
 
 
 def load_modules() -> list[Module]:

@@ -30,7 +30,8 @@ ORDER = (
     ("ablation",),
     ("quickstart",),
     ("demo", "server"),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 RANK = {room: rank for rank, group in enumerate(ORDER) for room in group}
 INFERENCE_ROOMS = {"inputs", "encoder", "search", "demo", "server"}
