@@ -42,8 +42,6 @@ TINY: dict[str, Any] = {
     "vision_heads": 4,
 }
 PROMPT_WORDS = "system user assistant You are a helpful assistant. Represent this in one word."
-    "system user assistant You are a helpful assistant. Represent the given text in one word."
-)
 Suite = Literal["text", "image"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
