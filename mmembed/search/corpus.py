@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,8 +25,9 @@ from mmembed.errors import ConfigError, InputError
 from mmembed.search.content import content_key, hash_file
 from mmembed.search.durable import write_atomically
 from mmembed.search.index import ExactIndex, Row
-from mmembed.search.segments import Segment, Segmentation, cut_file, is_candidate
+from mmembed.search.segments import Segment, Segmentation, cut_file
 from mmembed.search.store import check_space
+from mmembed.search.walk import Walk, walk
 
 if TYPE_CHECKING:
     from mmembed.inputs.sandbox import MediaDecoder
@@ -47,7 +48,8 @@ class ItemEncoder(Protocol):
     @property
     def embedding_dimension(self) -> int: ...
 
-    def encode(self, items: Any, **options: Any) -> Any: ...
+    @property
+    def encode(self) -> Callable[..., Any]: ...
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,13 @@ class IndexSummary:
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return (
+            f"{self.files} files: {self.encoded} items encoded, {self.reused} had a vector, "
+            f"{self.unchanged} files unchanged, {self.removed} files removed, "
+            f"{len(self.failures)} failures; {self.rows} rows in all"
+        )
+
 
 def index_folder(
     folder: Path | str,
@@ -112,6 +121,8 @@ def index_folder(
     batch_items: int = 256,
     follow_links: bool = False,
     check_content: bool = False,
+    model: str | None = None,
+    show_progress_bar: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> IndexSummary:
     """Make the index hold exactly what `folder` holds; other folders' rows stay.
@@ -121,6 +132,7 @@ def index_folder(
         batch_items: items in one call of the model and one shard of the store; what a kill costs.
         follow_links: also enter linked folders, each once.
         check_content: hash every file, also those whose size and date are unchanged.
+        model: where the model can be found again; kept in `index.settings["model"]`.
 
     Raises:
         ConfigError: `folder` is not a folder.
@@ -142,6 +154,10 @@ def index_folder(
 
             decoder = stack.enter_context(MediaDecoder())
         stack.enter_context(index.writing())
+        if model is not None:
+            index.settings["model"] = model
+        if show_progress_bar:
+            on_progress = _progress_bar(stack, on_progress)
         run = _Run(
             root, embedder, index, segmentation or Segmentation(), decoder, batch_items, on_progress
         )
@@ -152,6 +168,28 @@ def index_folder(
             run.commit()
     run.summary.seconds = time.monotonic() - started
     return run.summary
+
+
+def _progress_bar(
+    stack: contextlib.ExitStack, also: Callable[[Progress], None] | None
+) -> Callable[[Progress], None]:
+    """A callback that draws a bar from the first report on, when the number of files is known."""
+    from mmembed.encoder.progress import progress_bar
+
+    bars: list[Callable[[int], None]] = []
+    shown = 0
+
+    def show(progress: Progress) -> None:
+        nonlocal shown
+        if not bars:
+            bar = progress_bar("indexing", progress.files_total, unit="files")
+            bars.append(stack.enter_context(bar))
+        bars[0](progress.files_done - shown)
+        shown = progress.files_done
+        if also is not None:
+            also(progress)
+
+    return show
 
 
 @dataclass
@@ -200,12 +238,15 @@ class _Run:
             self.known.setdefault(row.path, []).append(row)
 
     def synchronise(self, *, follow_links: bool, check_content: bool) -> None:
-        files, unread = self._walk(follow_links)
-        self.summary.files = len(files)
-        self._remove_lost({str(path) for path in files}, unread)
+        found = walk(self.root, skip=self.index.folder.resolve(), follow_links=follow_links)
+        self.summary.files = len(found.files)
+        self.summary.ignored = found.ignored
+        for folder, reason in found.unread.items():
+            self._fail(folder, InputError("permission", f"cannot be listed: {reason}"))
+        self._remove_lost(found)
         waiting: list[_File] = []
         self._report()
-        for path in files:
+        for path in found.files:
             try:
                 file = self._examine(path, check_content)
             except InputError as error:
@@ -230,48 +271,15 @@ class _Run:
         payload = "".join(line + "\n" for line in lines).encode("ascii")
         write_atomically(self.index.folder / "errors.jsonl", payload)
 
-    def _walk(self, follow_links: bool) -> tuple[list[Path], list[Path]]:
-        """Candidate files in order, and folders that could not be read."""
-        files: list[Path] = []
-        unread: list[Path] = []
-        entered: set[tuple[int, int]] = set()
-        folders = [self.root]
-        own = self.index.folder.resolve()
-        while folders:
-            folder = folders.pop()
-            try:
-                status = folder.stat()
-                if folder.resolve() == own or (status.st_dev, status.st_ino) in entered:
-                    continue
-                entered.add((status.st_dev, status.st_ino))
-                entries = sorted(folder.iterdir())
-            except OSError as error:
-                reason = error.strerror or type(error).__name__
-                unread.append(folder)
-                self._fail(folder, InputError("permission", f"cannot be listed: {reason}"))
-                continue
-            inner = []
-            for path in entries:
-                if path.name.startswith("."):
-                    continue
-                if path.is_dir():
-                    if follow_links or not path.is_symlink():
-                        inner.append(path)
-                elif is_candidate(path):
-                    files.append(path)
-                else:
-                    self.summary.ignored[path.suffix.lower() or "no suffix"] += 1
-            folders.extend(reversed(inner))
-        return files, unread
-
-    def _remove_lost(self, present: set[str], unread: Sequence[Path]) -> None:
+    def _remove_lost(self, found: Walk) -> None:
+        present = {str(path) for path in found.files}
         for name in list(self.known):
             path = Path(name)
             if (
                 name not in present
                 and path.is_relative_to(self.root)
                 # a folder that cannot be listed today is no reason to forget its files
-                and not any(path.is_relative_to(folder) for folder in unread)
+                and not any(path.is_relative_to(folder) for folder in found.unread)
             ):
                 self._forget(name)
                 self.summary.removed += 1
@@ -285,8 +293,9 @@ class _Run:
             raise
         file = _File(path, status.st_size, status.st_mtime_ns)
         rows = self.known.get(str(path), [])
-        is_complete = bool(rows) and len(rows) == rows[0].items_in_file
-        is_complete = is_complete and rows[0].cut == self.segmentation.name
+        is_complete = bool(rows) and (
+            (rows[0].items_in_file, rows[0].cut) == (len(rows), self.segmentation.name)
+        )
         if is_complete and not check_content:
             if (rows[0].size, rows[0].mtime_ns) == (file.size, file.mtime_ns):
                 self.summary.unchanged += 1
@@ -310,9 +319,7 @@ class _Run:
         wanted: dict[str, tuple[_File, Segment]] = {}
         for file in files:
             for key, segment in zip(file.keys, file.segments, strict=True):
-                if key in self.index.store:
-                    self.summary.reused += 1
-                elif key in wanted:
+                if key in self.index.store or key in wanted:
                     self.summary.reused += 1
                 else:
                     wanted[key] = (file, segment)

@@ -45,6 +45,15 @@ class Hit:
     text: str | None = None
     id: str = ""
 
+    @property
+    def place(self) -> str:
+        """Where in the file, for people: `page 3`, `1:30-2:00`; empty for a whole file or text."""
+        if self.page is not None:
+            return f"page {self.page}"
+        if self.start_seconds is None or self.end_seconds is None:
+            return ""
+        return f"{_clock(self.start_seconds)}-{_clock(self.end_seconds)}"
+
 
 class Searcher:
     """Searches an index with the model it was made with.
@@ -70,7 +79,7 @@ class Searcher:
         query: Any,
         k: int = 10,
         *,
-        kinds: Collection[Kind] | None = None,
+        kinds: Collection[str] | None = None,
         instruction: str | None = None,
     ) -> list[Hit]:
         """The k best items for one query, best first.
@@ -92,7 +101,7 @@ class Searcher:
         queries: Sequence[Any],
         k: int = 10,
         *,
-        kinds: Collection[Kind] | None = None,
+        kinds: Collection[str] | None = None,
         instruction: str | None = None,
     ) -> list[list[Hit]]:
         """`search` for many queries, encoded together."""
@@ -105,6 +114,11 @@ class Searcher:
         )
         found = self.index.search(np.asarray(vectors), k, kinds=kinds)
         return [[_hit(match) for match in matches] for matches in found]
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 def _hit(match: Match) -> Hit:

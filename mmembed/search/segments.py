@@ -1,6 +1,6 @@
 """Cuts one file into the items that are searched: a picture, clips, pages or passages of text.
 
-    corpus.walk -> cut_file -> content_key -> encode
+    walk -> cut_file -> content_key -> encode
 
 What a file is, its content decides (as in `MultimodalInput.of`); its suffix decides whether it is
 looked at. Page counts, page texts and clip lengths come from the media decoder, so a hostile file
@@ -20,16 +20,14 @@ from mmembed.errors import InputError
 from mmembed.inputs.media import printable_name
 from mmembed.inputs.sizing import MediaBudget
 from mmembed.search.index import Kind, Row
-from mmembed.sources import kind_of_suffix, sniff_media
 from mmembed.types import MultimodalInput, Page, Part, Text, Video
 
 if TYPE_CHECKING:
     from mmembed.inputs.sandbox import MediaDecoder
 
-__all__ = ["TEXT_SUFFIXES", "Segment", "Segmentation", "cut_file", "is_candidate", "passages"]
+__all__ = ["TEXT_SUFFIXES", "Segment", "Segmentation", "cut_file", "passages"]
 
 TEXT_SUFFIXES = frozenset({"txt", "text", "md", "markdown", "rst"})
-_AMBIGUOUS_SUFFIXES = frozenset({".ts", ".mts"})  # MPEG transport streams, or TypeScript
 _PROBE_BUDGET = MediaBudget(min_pixels=28 * 28, max_pixels=56 * 56)
 _SEPARATORS = ("\n\n", "\r\n\r\n", "\n", ". ", "\u3002", " ")
 _PREVIEW_CHARS = 300
@@ -65,19 +63,6 @@ class Segment:
 
     item: MultimodalInput
     row: Row
-
-
-def is_candidate(path: Path) -> bool:
-    """Whether the suffix is one of an image, a video, a PDF or a text file."""
-    if path.suffix.lower() in _AMBIGUOUS_SUFFIXES:
-        try:
-            if not path.is_file():  # opening a pipe could wait for ever
-                return False
-            with path.open("rb") as file:
-                return sniff_media(file.read(1024)) == "video"
-        except OSError:
-            return False
-    return path.suffix[1:].lower() in TEXT_SUFFIXES or kind_of_suffix(path) is not None
 
 
 def cut_file(path: Path, segmentation: Segmentation, decoder: MediaDecoder) -> list[Segment]:
