@@ -177,6 +177,11 @@ class StageConfig(StrictModel):
     num_workers: int = Field(default=1, ge=0)
     prepared_cache_mb: int = Field(default=0, ge=0)
 
+    @staticmethod
+    def idle_fields() -> set[str]:
+        """Settings without effect on the weights."""
+        return {"name", "save_every", "log_every", "num_workers", "prepared_cache_mb"}
+
     @model_validator(mode="after")
     def _one_length(self) -> StageConfig:
         if (self.steps is None) == (self.epochs is None):
@@ -259,7 +264,7 @@ class Recipe(StrictModel):
         stages = list(self.stages[:num_stages])
         if stage is not None:
             stages[-1] = stage
-        idle = {"name", "save_every", "log_every", "num_workers", "prepared_cache_mb"}
+        idle = StageConfig.idle_fields()
         content = {
             "seed": self.seed,
             "model": self.model.model_dump(mode="json"),

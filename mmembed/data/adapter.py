@@ -24,7 +24,9 @@ class DatasetAdapter(Protocol):
     """A sequence of training rows with its provenance. `__getitem__` must be thread-safe.
 
     The same index gives the same row in every process and every epoch; rows with equal
-    `positive_ids` have the same document.
+    `positive_ids` have the same document. An adapter whose rows are expensive to make may also
+    have `document_ids(index) -> tuple[str, ...]`, the `positive_ids` of a row without the row:
+    batches are planned with it, else each row is read once more than it is trained on.
     """
 
     name: str

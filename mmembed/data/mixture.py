@@ -13,7 +13,7 @@ import numpy as np
 
 from mmembed.config.recipe import DataConfig
 from mmembed.data.adapter import DatasetAdapter, check_example, resolve_adapter
-from mmembed.inputs.contrastive import TrainingRow, document_id
+from mmembed.inputs.contrastive import TrainingRow, document_id, named_id
 
 __all__ = ["Mixture", "MixtureEntry", "build_mixture"]
 
@@ -85,8 +85,13 @@ class Mixture:
         """The ids of all positives of a row; rows that share one must not meet in a batch."""
         known = self._document_ids.get(index)
         if known is None:
-            example = self.row(index).example
-            known = tuple(document_id(example, each) for each in range(len(example.positives)))
+            number, position = self._locate(index)
+            named = getattr(self.entries[number].adapter, "document_ids", None)
+            if named is not None:
+                known = tuple(map(named_id, named(position)))
+            else:
+                example = self.row(index).example
+                known = tuple(document_id(example, each) for each in range(len(example.positives)))
             self._document_ids[index] = known
         return known
 

@@ -1,4 +1,4 @@
-"""Training rows -> one packed batch: all queries, then all documents, in one row of tokens.
+"""Training rows -> one packed batch: queries and documents together, in one row of tokens.
 
 The batch keeps what a loss needs to know about its columns: which is whose positive, who brought a
 hard negative, and which documents are the same by content. Runs in worker threads, ahead of the
@@ -8,9 +8,7 @@ training loop.
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,8 +20,6 @@ from mmembed.errors import InputError
 from mmembed.inputs.collator import EncoderInputs, pack
 from mmembed.inputs.processor import PreparedItem, Processor
 from mmembed.types import ContrastiveExample, MultimodalInput, Role
-
-__all__ = ["ContrastiveBatch", "ContrastiveCollator", "TrainingRow", "content_id", "document_id"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +44,11 @@ class TrainingRow:
 
 @dataclass(frozen=True)
 class ContrastiveBatch:
-    """B queries and M documents. The first B items of `inputs` are the queries.
+    """B queries and M documents.
 
     Args:
-        inputs: B + M packed items.
+        inputs: B + M packed items, shortest first, because attention batches equal lengths.
+        place: (B + M,) where each query, then each document, stands in `inputs`.
         positive: (B,) column of each query's positive.
         owner: (M,) row of the query that brought each document.
         ids: (M,) 64-bit content ids; equal ids are the same document.
@@ -60,6 +57,7 @@ class ContrastiveBatch:
     """
 
     inputs: EncoderInputs
+    place: Tensor
     positive: Tensor
     owner: Tensor
     ids: Tensor
@@ -72,76 +70,112 @@ class ContrastiveBatch:
         return len(self.tasks)
 
 
+@dataclass(frozen=True)
+class PreparedRow:
+    """A row as tensors: its positive first, then its hard negatives."""
+
+    query: PreparedItem
+    documents: tuple[PreparedItem, ...]
+    ids: tuple[int, ...]
+    positive_content: int
+    temperature_group: str
+    source: str
+
+    @property
+    def num_bytes(self) -> int:
+        arrays = [
+            array
+            for item in (self.query, *self.documents)
+            for array in (item.input_ids, item.position_ids, item.patches, item.grid_thw)
+        ]
+        return sum(array.nbytes for array in arrays if array is not None)
+
+
 class ContrastiveCollator:
-    """Prepares rows with the model's own processor.
+    """Turns rows into batches with the model's own processor. Thread-safe.
 
     Args:
-        processor: the processor of the model that is trained; thread-safe.
+        processor: the processor of the model that is trained.
         max_hard_negatives: use at most this many of a row's hard negatives, the first ones.
-        cache_bytes: keep prepared items in memory up to this size; small data that comes again
-            every epoch is then decoded and tokenised once. 0 = off.
     """
 
-    def __init__(
-        self,
-        processor: Processor,
-        *,
-        max_hard_negatives: int | None = None,
-        cache_bytes: int = 0,
-    ) -> None:
+    def __init__(self, processor: Processor, *, max_hard_negatives: int | None = None) -> None:
         self.processor = processor
         self.max_hard_negatives = max_hard_negatives
-        self._cache = _PreparedCache(cache_bytes)
 
     def __call__(self, rows: Sequence[TrainingRow]) -> ContrastiveBatch:
-        """Prepare and pack.
+        """Prepare and pack; see `prepare`."""
+        return self.collate(self.prepare(rows))
+
+    def prepare(self, rows: Sequence[TrainingRow]) -> list[PreparedRow]:
+        """Decode and tokenise all items of the rows, the texts of a role in one call.
 
         Raises:
             InputError: an item cannot be used; its index is (dataset, row, which item).
         """
         queries = [_Slot(row, "query", row.example.query) for row in rows]
         documents = [
-            _Slot(row, f"positive {row.positive}", row.example.positives[row.positive])
+            [_Slot(row, f"positive {row.positive}", row.example.positives[row.positive])]
+            + [
+                _Slot(row, f"hard negative {position}", hard)
+                for position, hard in enumerate(
+                    row.example.hard_negatives[: self.max_hard_negatives]
+                )
+            ]
             for row in rows
         ]
-        owner = list(range(len(rows)))
-        ids = [document_id(row.example, row.positive) for row in rows]
-        if any(row.example.hard_negatives for row in rows) and self.max_hard_negatives != 0:
-            # Adapters name positives only. A hard negative that is somebody's positive must get
-            # that positive's id, or it would be punished as a negative of its own document.
-            named = {content_id(slot.item): id_ for slot, id_ in zip(documents, ids, strict=True)}
-            for number, row in enumerate(rows):
-                kept = row.example.hard_negatives[: self.max_hard_negatives]
-                for position, hard in enumerate(kept):
-                    documents.append(_Slot(row, f"hard negative {position}", hard))
-                    owner.append(number)
-                    content = content_id(hard)
-                    ids.append(named.get(content, content))
-        prepared = self._prepare(queries, "query") + self._prepare(documents, "document")
+        prepared_queries = self._prepare(queries, "query")
+        prepared = iter(self._prepare([slot for row in documents for slot in row], "document"))
+        return [
+            PreparedRow(
+                query=query,
+                documents=tuple(next(prepared) for _ in slots),
+                ids=(
+                    document_id(row.example, row.positive),
+                    *(content_id(slot.item) for slot in slots[1:]),
+                ),
+                positive_content=content_id(slots[0].item),
+                temperature_group=row.temperature_group,
+                source=row.source,
+            )
+            for row, query, slots in zip(rows, prepared_queries, documents, strict=True)
+        ]
+
+    def collate(self, rows: Sequence[PreparedRow]) -> ContrastiveBatch:
+        """Pack prepared rows. Columns: the positives in row order, then the hard negatives."""
+        positives = [row.documents[0] for row in rows]
+        hard = [
+            (number, item, content)
+            for number, row in enumerate(rows)
+            for item, content in zip(row.documents[1:], row.ids[1:], strict=True)
+        ]
+        # Adapters name positives only. A hard negative that is somebody's positive must get that
+        # positive's id, or it would be punished as a negative of its own document.
+        named = {row.positive_content: row.ids[0] for row in rows}
+        items = [row.query for row in rows] + positives + [item for _, item, _ in hard]
+        order = sorted(range(len(items)), key=lambda position: items[position].num_tokens)
         return ContrastiveBatch(
-            inputs=pack(prepared),
+            inputs=pack([items[position] for position in order]),
+            place=torch.tensor(order).argsort(),
             positive=torch.arange(len(rows)),
-            owner=torch.tensor(owner),
-            ids=torch.tensor(ids),
+            owner=torch.tensor([*range(len(rows)), *(number for number, _, _ in hard)]),
+            ids=torch.tensor(
+                [row.ids[0] for row in rows]
+                + [named.get(content, content) for _, _, content in hard]
+            ),
             tasks=tuple(row.temperature_group for row in rows),
             sources=tuple(dict.fromkeys(row.source for row in rows)),
-            num_tokens=sum(item.num_tokens for item in prepared),
+            num_tokens=sum(item.num_tokens for item in items),
         )
 
     def _prepare(self, slots: Sequence[_Slot], role: Role) -> list[PreparedItem]:
-        """One prepared item for each slot; all that are not cached in one call."""
-        items = [slot.instructed(role) for slot in slots]
-        keys = [self._cache.key(role, item, slot) for item, slot in zip(items, slots, strict=True)]
-        found = [self._cache.get(key) for key in keys]
-        missing = [number for number, item in enumerate(found) if item is None]
-        fresh = self.processor.prepare_all([items[number] for number in missing], role=role)
-        for number, result in zip(missing, fresh, strict=True):
-            slot = slots[number]
+        results = self.processor.prepare_all([slot.instructed(role) for slot in slots], role=role)
+        prepared: list[PreparedItem] = []
+        for slot, result in zip(slots, results, strict=True):
             if isinstance(result, InputError):
                 raise result.at((slot.row.source, slot.row.index, slot.what))
-            self._cache.put(keys[number], result)
-            found[number] = result
-        return [item for item in found if item is not None]
+            prepared.append(result)
+        return prepared
 
 
 @dataclass(frozen=True)
@@ -160,54 +194,16 @@ class _Slot:
         return replace(self.item, instruction=default)
 
 
-class _PreparedCache:
-    """Least recently used prepared items, by content where it can be hashed, else by row."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._size = 0
-        self._items: OrderedDict[Hashable, tuple[PreparedItem, int]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def key(self, role: Role, item: MultimodalInput, slot: _Slot) -> Hashable:
-        if not self._capacity:
-            return None
-        try:
-            hash(item)
-        except TypeError:  # pictures in memory
-            return (role, slot.row.source, slot.row.index, slot.what)
-        return (role, item)
-
-    def get(self, key: Hashable) -> PreparedItem | None:
-        if key is None:
-            return None
-        with self._lock:
-            entry = self._items.get(key)
-            if entry is None:
-                return None
-            self._items.move_to_end(key)
-            return entry[0]
-
-    def put(self, key: Hashable, item: PreparedItem) -> None:
-        if key is None:
-            return
-        arrays = (item.input_ids, item.position_ids, item.patches, item.grid_thw)
-        size = sum(array.nbytes for array in arrays if array is not None)
-        with self._lock:
-            if key in self._items or size > self._capacity:
-                return
-            self._items[key] = (item, size)
-            self._size += size
-            while self._size > self._capacity:
-                _, (_, freed) = self._items.popitem(last=False)
-                self._size -= freed
-
-
 def document_id(example: ContrastiveExample, positive: int) -> int:
     """64-bit id of one positive: of the adapter's id where it gives one, else of the content."""
     if example.positive_ids:
-        return _number(b"id\0" + example.positive_ids[positive].encode())
+        return named_id(example.positive_ids[positive])
     return content_id(example.positives[positive])
+
+
+def named_id(name: str) -> int:
+    """64-bit id of an id that an adapter gives."""
+    return _number(b"id\0" + name.encode())
 
 
 def content_id(item: MultimodalInput) -> int:

@@ -1,0 +1,163 @@
+"""Everything that speaks to other processes. The only file that imports torch.distributed.
+
+Local queries meet the documents of all processes, with gradient: a document's gradient is the sum
+over the processes that used it as a negative. Averaging parameter gradients over processes then
+gives exactly the gradient of the loss over the global batch; see recipes in the tests for the two
+schemes that do not. On one process everything here is the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmembed.losses.embeddings import ContrastiveEmbeddings
+
+__all__ = [
+    "LocalEmbeddings",
+    "average_gradients",
+    "gather",
+    "is_main_process",
+    "process_rank",
+    "row_share",
+    "true_on_any",
+    "wait_for_all",
+    "world_size",
+]
+
+
+@dataclass(frozen=True)
+class LocalEmbeddings:
+    """One process's share of a global batch; indices are local.
+
+    Args:
+        queries: (b, D); documents: (m, D).
+        positive: (b,) column of each query's positive among the local documents.
+        owner: (m,) local row of the query that brought each document.
+        ids: (m,) content ids.
+    """
+
+    queries: Tensor
+    documents: Tensor
+    positive: Tensor
+    owner: Tensor
+    ids: Tensor
+
+
+def gather(local: LocalEmbeddings) -> ContrastiveEmbeddings:
+    """Local rows against all columns, in the order of the ranks. Carries gradient.
+
+    Processes may hold different numbers of rows.
+    """
+    device = local.queries.device
+    positive, owner, ids = (x.to(device) for x in (local.positive, local.owner, local.ids))
+    if world_size() == 1:
+        return ContrastiveEmbeddings.of_one_process(
+            local.queries, local.documents, positive, owner, ids
+        )
+    counts = _gather_counts(len(local.queries), len(local.documents), device)  # (W, 2)
+    first_row, first_column = (counts.cumsum(0) - counts)[process_rank()].tolist()
+    num_queries, num_documents = counts.T.tolist()
+    return ContrastiveEmbeddings(
+        queries=local.queries,
+        all_queries=_gather_rows(local.queries, num_queries),
+        documents=_gather_rows(local.documents, num_documents),
+        row=first_row + torch.arange(len(local.queries), device=device),
+        positive=first_column + positive,
+        all_positive=_gather_rows(first_column + positive, num_queries),
+        owner=_gather_rows(first_row + owner, num_documents),
+        ids=_gather_rows(ids, num_documents),
+    )
+
+
+def row_share(e: ContrastiveEmbeddings) -> float:
+    """Factor of the local mean loss under which the average over processes is the global mean."""
+    return len(e.queries) * world_size() / len(e.all_queries)
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Mean over processes of the gradients of parameters outside the wrapped model.
+
+    A parameter without gradient on every process keeps none, so its optimizer state rests.
+    """
+    if world_size() == 1:
+        return
+    for parameter in parameters:
+        used = torch.tensor(float(parameter.grad is not None), device=parameter.device)
+        dist.all_reduce(used)
+        if not used.item():
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= world_size()
+
+
+def true_on_any(flag: bool, device: torch.device) -> bool:
+    """Whether any process says True; all processes get the same answer."""
+    if world_size() == 1:
+        return flag
+    value = torch.tensor(float(flag), device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def world_size() -> int:
+    return dist.get_world_size() if _is_running() else 1
+
+
+def process_rank() -> int:
+    return dist.get_rank() if _is_running() else 0
+
+
+def is_main_process() -> bool:
+    return process_rank() == 0
+
+
+def _is_running() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _gather_counts(num_queries: int, num_documents: int, device: torch.device) -> Tensor:
+    mine = torch.tensor([num_queries, num_documents], device=device)
+    counts = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(counts, mine)
+    return torch.stack(counts)
+
+
+def _gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
+    """Concatenate the rows of all processes; `counts` says how many each has."""
+    longest = max(counts)
+    padding = rows.new_zeros(longest - len(rows), *rows.shape[1:])
+    gathered = _AllGather.apply(torch.cat([rows, padding]))  # (W * longest, ...)
+    blocks = gathered.split(longest)
+    return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
+
+
+class _AllGather(torch.autograd.Function):
+    """all_gather whose backward sums every process's gradient for a row into that row's owner."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.count = len(rows)
+        blocks = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(blocks, rows.contiguous())
+        return torch.cat(blocks)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        begin = process_rank() * ctx.count
+        return total[begin : begin + ctx.count]
