@@ -1,0 +1,1 @@
+"""Judging: plans, rankings, metrics and reports."""
