@@ -90,9 +90,11 @@ def modules_after(statement: str) -> set[str]:
         "from mmembed import Image, MultimodalInput, Page, Text, Video",
         "import mmembed.types, mmembed.errors, mmembed.config",
         "import mmembed.inputs, mmembed.encoder, mmembed.search, mmembed.training",
+        "from mmembed.cli import app\napp(['--help'], standalone_mode=False)",
+        "from mmembed.cli import app\napp(['search', '--help'], standalone_mode=False)",
     ],
 )
-def test_the_vocabulary_is_importable_without_torch(statement: str) -> None:
+def test_the_vocabulary_and_help_need_no_torch(statement: str) -> None:
     heavy = {"torch", "transformers", "pandas", "pyarrow", "av", "pymupdf"}
     assert not heavy & modules_after(statement)
 
