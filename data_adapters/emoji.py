@@ -20,6 +20,7 @@ no row is ever told that a picture of the Norwegian flag is not one of the Norwe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
@@ -100,9 +101,15 @@ class _EmojiRows:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {self.name}; it has {len(self)} rows")
         emoji = self.emoji[index % len(self.emoji)]
+        return self._row(emoji, self._random(index), f"{self.name}/{index}")
+
+    def _random(self, index: int) -> Random:
         # from text, as integers would be mixed by arithmetic that repeats rows under other seeds
-        rng = Random(f"{self.name}/{self.seed}/{index}")
-        return self._row(emoji, rng, f"{self.name}/{index}")
+        return Random(f"{self.name}/{self.seed}/{index}")
+
+    def document_ids(self, index: int) -> tuple[str, ...]:
+        """The `positive_ids` of a row without drawing it; batches are planned with them."""
+        return (self._content_id(self.emoji[index % len(self.emoji)]),)
 
     def _is_usable(self, emoji: Emoji) -> bool:
         return any(language in emoji.names for language in self.languages)
@@ -277,49 +284,68 @@ class EmojiClips(_EmojiRows):
         )
 
     def _row(self, emoji: Emoji, rng: Random, query_id: str) -> ContrastiveExample:
-        language = self._language(emoji, rng)
-        frames = templates()[language]
-        vendor, style = self._vendor(rng), self._style(rng)
-
-        def clip(emoji_ids: Sequence[str], action: str) -> MultimodalInput:
-            return MultimodalInput(
+        plan = self._plan(emoji, rng)
+        clips = [
+            MultimodalInput(
                 (
                     Video(
                         draw_clip(
-                            vendor,
+                            plan.vendor,
                             emoji_ids,
                             action,
                             num_frames=self.num_frames,
-                            style=style,
+                            style=plan.style,
                             size=self.size,
                         ),
                         num_frames=self.num_frames,
                     ),
                 )
             )
+            for emoji_ids, action in plan.clips
+        ]
+        return ContrastiveExample(
+            query=MultimodalInput((Text(plan.caption),)),
+            positives=(clips[0],),
+            hard_negatives=tuple(clips[1:]),
+            query_id=query_id,
+            positive_ids=(plan.document_id,),
+        )
 
+    def document_ids(self, index: int) -> tuple[str, ...]:
+        emoji = self.emoji[index % len(self.emoji)]
+        return (self._plan(emoji, self._random(index)).document_id,)
+
+    def _plan(self, emoji: Emoji, rng: Random) -> _ClipPlan:
+        language = self._language(emoji, rng)
+        frames = templates()[language]
+        vendor, style = self._vendor(rng), self._style(rng)
         other = rng.choice(self.emoji)
         if rng.random() < 0.3 and other is not emoji and language in other.names:
             caption = frames["sequence"].format(
                 first=emoji.names[language], second=other.names[language]
             )
-            document = clip((emoji.id, other.id), "sequence")
-            negatives = [clip((other.id, emoji.id), "sequence")]
             document_id = f"{self._content_id(emoji)}>{self._content_id(other)}"
+            pair = (emoji.id, other.id)
+            clips = [(pair, "sequence"), (pair[::-1], "sequence")]
         else:
             action = rng.choice(ACTIONS)
             caption = frames[action].format(name=emoji.names[language])
-            document = clip((emoji.id,), action)
             siblings = rng.sample([name for name in ACTIONS if name != action], len(ACTIONS) - 1)
-            negatives = [clip((emoji.id,), name) for name in siblings[: self.num_hard_negatives]]
             document_id = f"{self._content_id(emoji)}/{action}"
-        return ContrastiveExample(
-            query=MultimodalInput((Text(caption),)),
-            positives=(document,),
-            hard_negatives=tuple(negatives[: self.num_hard_negatives]),
-            query_id=query_id,
-            positive_ids=(document_id,),
-        )
+            clips = [((emoji.id,), name) for name in (action, *siblings)]
+        kept = tuple(clips[: 1 + self.num_hard_negatives])
+        return _ClipPlan(caption, vendor, style, kept, document_id)
+
+
+@dataclass(frozen=True)
+class _ClipPlan:
+    """What a row will show; `clips` are the positive, then its hard negatives."""
+
+    caption: str
+    vendor: str
+    style: Style
+    clips: tuple[tuple[tuple[str, ...], str], ...]
+    document_id: str
 
 
 class EmojiPages(_EmojiRows):

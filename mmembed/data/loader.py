@@ -62,16 +62,18 @@ class BatchLoader:
             InputError: from the thread that met it, naming dataset, row and item.
         """
         if self._num_workers == 0:
+            begin = time.perf_counter()
             for batch in self._batches:
-                begin = time.perf_counter()
                 prepared = self._prepare(batch)
                 self.wait_seconds += time.perf_counter() - begin
                 yield batch, prepared
+                begin = time.perf_counter()
             return
         pending: deque[tuple[GlobalBatch, Future[ContrastiveBatch]]] = deque()
         executor = ThreadPoolExecutor(self._num_workers, thread_name_prefix="mmembed-data")
         try:
             while True:
+                begin = time.perf_counter()
                 while len(pending) <= self._num_workers:
                     planned = next(self._batches, None)
                     if planned is None:
@@ -80,7 +82,6 @@ class BatchLoader:
                 if not pending:
                     return
                 batch, future = pending.popleft()
-                begin = time.perf_counter()
                 prepared = future.result()
                 self.wait_seconds += time.perf_counter() - begin
                 yield batch, prepared

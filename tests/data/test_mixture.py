@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from data_adapters import emoji
 from mmembed.data.mixture import Mixture, MixtureEntry
 from mmembed.types import ContrastiveExample, MultimodalInput
 
@@ -95,3 +96,26 @@ def test_rows_of_the_second_dataset_start_behind_the_first():
     assert (mixture.row(3).source, mixture.row(3).index) == ("b", 0)
     assert len(mixture) == 7
     assert np.array_equal(np.sort(mixture.epoch_rows("b", 0)), np.arange(3, 7))
+
+
+@pytest.mark.parametrize("name", [name for name in emoji.__all__ if name.startswith("Emoji")])
+def test_planned_document_ids_are_those_of_the_rows(name: str):
+    rows = getattr(emoji, name)(views=2, augment=0.5)
+    for index in (0, 5, len(rows) - 1):
+        assert rows.document_ids(index) == rows[index].positive_ids
+    planned = Mixture([MixtureEntry(rows, rows.name, "all", "retrieval")])
+    read = Mixture([MixtureEntry(_WithoutPlan(rows), rows.name, "all", "retrieval")])
+    assert planned.document_ids(5) == read.document_ids(5)
+
+
+class _WithoutPlan:
+    task, revision, license, name = "retrieval", "1", "x", "rows"
+
+    def __init__(self, rows: Sequence[ContrastiveExample]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> ContrastiveExample:
+        return self.rows[index]
