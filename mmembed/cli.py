@@ -38,7 +38,7 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             _say("interrupted")
             raise typer.Exit(130) from None
-        except BrokenPipeError:
+        except BrokenPipeError:  # `mmembed search ... | head`: typer ends quietly
             raise
         except (MMEmbedError, OSError) as error:
             _say(f"error: {error}")

@@ -324,10 +324,9 @@ class ExactIndex:
         }
         path = self.folder / "index.json"
         line = dump_record(header) + b"\n"
-        if path.exists() and path.read_bytes() == line:
-            return
-        write_atomically(self.folder / header["rows"], payload)
-        write_atomically(path, line)
+        if not path.exists() or path.read_bytes() != line:
+            write_atomically(self.folder / header["rows"], payload)
+            write_atomically(path, line)
         for former in self.folder.glob("rows-*.jsonl"):
             if former.name != header["rows"]:
                 former.unlink()
