@@ -312,8 +312,7 @@ class EmojiClips(_EmojiRows):
         )
 
     def document_ids(self, index: int) -> tuple[str, ...]:
-        emoji = self.emoji[index % len(self.emoji)]
-        return (self._plan(emoji, self._random(index)).document_id,)
+        return (self._plan(self.emoji[index % len(self.emoji)], self._random(index)).document_id,)
 
     def _plan(self, emoji: Emoji, rng: Random) -> _ClipPlan:
         language = self._language(emoji, rng)
@@ -325,7 +324,7 @@ class EmojiClips(_EmojiRows):
                 first=emoji.names[language], second=other.names[language]
             )
             document_id = f"{self._content_id(emoji)}>{self._content_id(other)}"
-            pair = (emoji.id, other.id)
+            pair: tuple[str, ...] = (emoji.id, other.id)
             clips = [(pair, "sequence"), (pair[::-1], "sequence")]
         else:
             action = rng.choice(ACTIONS)
