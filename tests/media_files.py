@@ -186,5 +186,5 @@ def pdf(
         for number in range(1, num_pages + 1):
             page = document.new_page(width=size[0], height=size[1])
             page.insert_text((20, 40), f"page {number} of the test document", fontsize=14)
-            page.draw_rect(pymupdf.Rect(20, 60 * number, 60, 60 * number + 40), fill=(0, 0, 0))
+            page.draw_rect(pymupdf.Rect(200, 60 * number, 240, 60 * number + 40), fill=(0, 0, 0))
         return document.tobytes(**save_options)

@@ -213,6 +213,8 @@ def _scan(media: MediaFile, container: InputContainer, stream: Any) -> list[_Pac
     if not packets:
         code: InputErrorCode = "truncated" if stream.frames or boxes_overrun(media) else "no_frames"
         raise media.error(code, "the video stream holds no frames")
+    if all(packet.damaged for packet in packets):
+        raise media.error("corrupt", "every frame of the clip is damaged")
     return packets
 
 
@@ -227,7 +229,7 @@ def _claims(media: MediaFile, container: InputContainer, stream: Any) -> _Claims
 
 
 def _has_usable_times(packets: Sequence[_Packet]) -> bool:
-    stamps = [packet.pts for packet in packets if packet.pts is not None]
+    stamps = [p.pts for p in packets if p.pts is not None and not p.damaged]
     return len(set(stamps)) > len(packets) // 2 and len(stamps) >= len(packets) * 0.9
 
 
