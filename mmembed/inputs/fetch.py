@@ -28,7 +28,7 @@ from mmembed.errors import InputError, InputErrorCode
 from mmembed.inputs.media import MediaPolicy
 from mmembed.sources import Url
 
-__all__ = ["fetch"]
+__all__ = ["fetch", "is_public"]
 
 MAX_URL_LENGTH = 4096
 MAX_REDIRECTS = 3

@@ -87,7 +87,7 @@ def decode_image(media: MediaFile, policy: MediaPolicy) -> DecodedMedia:
     if kind == "PNG" and not _png_checksums_hold(media):
         raise media.error("corrupt", "the PNG data do not match their checksum")
     with decoding_errors(media, kind), Image.open(media.file, formats=(kind,)) as image:
-        return decode_opened(image, media, policy)
+        return _decode_opened(image, media, policy)
 
 
 def _png_checksums_hold(media: MediaFile) -> bool:
@@ -110,7 +110,7 @@ def _png_checksums_hold(media: MediaFile) -> bool:
     return True
 
 
-def decode_opened(image: PILImage, media: MediaFile, policy: MediaPolicy) -> DecodedMedia:
+def _decode_opened(image: PILImage, media: MediaFile, policy: MediaPolicy) -> DecodedMedia:
     """The current frame of an opened image; sizes are checked before it is loaded."""
     width, height = image.size
     media.check_pixels(width, height, policy)

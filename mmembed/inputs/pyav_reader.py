@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmembed.errors import InputError, InputErrorCode, MissingDependencyError
+from mmembed.errors import InputErrorCode
+from mmembed.inputs.containers import open_container, video_stream
 from mmembed.inputs.images import boxes_overrun
 from mmembed.inputs.media import DecodedMedia, MediaFile, MediaPolicy
 from mmembed.inputs.sampling import choose_frames
 from mmembed.inputs.sizing import MediaBudget, check_aspect_ratio
-from mmembed.sources import sniff_media
 from mmembed.types import Video
 
 if TYPE_CHECKING:
@@ -31,13 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["decode_with_pyav"]
 
-# Containers and raw streams that hold video. Absent on purpose: everything that names other
-# files or hosts (hls, dash, concat, sdp, rtsp, image2), still pictures (*_pipe), text, devices.
-_DEMUXERS = (
-    "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,h264,hevc,vvc,m4v,ivf,obu,av1,mjpeg,"
-    "yuv4mpegpipe,nut,mxf,rm,dv,gxf,nsv,wtv,vc1,vc1test,cavsvideo,dirac,h261,h263,lxf,ty,pva,"
-    "apv,evc,avs2,avs3,kux,nuv,ifv,lmlm4,moflex,smjpeg,ingenient,mgsts,dhav"
-)
 # Samples of these containers are whole pictures, so one can be skipped without harming another.
 _WHOLE_SAMPLES = ("mov", "matroska", "ivf")
 
@@ -66,8 +58,8 @@ class _Packet:
 def decode_with_pyav(
     media: MediaFile, part: Video, budget: MediaBudget, policy: MediaPolicy
 ) -> DecodedMedia:
-    with _opened(media) as container:
-        stream = _video_stream(media, container)
+    with open_container(media) as container:
+        stream = video_stream(media, container)
         context = stream.codec_context
         media.check_pixels(context.width, context.height, policy)
         if context.width and context.height:
@@ -131,66 +123,6 @@ def _report_losses(
     if policy.strict_video:
         raise media.error(code, text)
     notes.append(text)
-
-
-@contextmanager
-def _opened(media: MediaFile) -> Iterator[InputContainer]:
-    """FFmpeg on our own file object, behind an allow-list of containers."""
-    try:
-        import av
-        import av.error
-        import av.logging
-    except ImportError:
-        raise MissingDependencyError("av (PyAV)", "video") from None
-    av.logging.set_level(av.logging.PANIC)
-    media.file.seek(0)
-    try:
-        container = av.open(
-            media.file,
-            options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"},
-            metadata_errors="replace",
-        )
-    except MemoryError:
-        raise media.error("out_of_memory", "not enough memory to open this clip") from None
-    except Exception:  # FFmpegError, OSError, EOFError, ValueError, UnicodeError ...
-        raise _open_error(media) from None
-    with container:
-        yield container
-
-
-def _open_error(media: MediaFile) -> InputError:
-    if sniff_media(media.head) != "video":
-        return media.error(
-            "unsupported_format",
-            "not a video container that can be read here (MP4, MOV, MKV, WebM, AVI, MPEG-TS, ...)",
-        )
-    is_mp4 = media.head[4:8] in {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
-    if media.size < 32 or (is_mp4 and boxes_overrun(media)):
-        return media.error("truncated", "the file ends before the clip does")
-    if media.head[:4] == b"RIFF" and int.from_bytes(media.head[4:8], "little") > media.size:
-        return media.error("truncated", "the file ends before the clip does")
-    return media.error("corrupt", "the container cannot be read")
-
-
-def _video_stream(media: MediaFile, container: InputContainer) -> Any:
-    from av.stream import Disposition
-
-    streams = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & Disposition.attached_pic  # the cover of a song
-    ]
-    if not streams:
-        kinds = sorted({stream.type for stream in container.streams})
-        raise media.error(
-            "no_video_stream", f"the file holds {', '.join(kinds) or 'no stream'} but no video"
-        )
-    stream = streams[0]
-    if stream.codec_context is None:
-        raise media.error("unsupported_format", "no decoder for this kind of video")
-    # one thread: workers are the unit of parallelism, and each thread keeps its own frames
-    stream.codec_context.thread_count = 1
-    return stream
 
 
 def _scan(media: MediaFile, container: InputContainer, stream: Any) -> list[_Packet]:
@@ -344,8 +276,8 @@ class _Clip:
         import av.error
 
         self.num_errors = 0
-        with _opened(self.media) as container:
-            stream = _video_stream(self.media, container)
+        with open_container(self.media) as container:
+            stream = video_stream(self.media, container)
             context = stream.codec_context
             skips = wanted is not None and container.format.name.startswith(_WHOLE_SAMPLES)
             index, idle = -1, True

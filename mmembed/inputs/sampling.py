@@ -140,7 +140,5 @@ def choose_frames(
     )
     if count == len(inside):
         return inside
-    return [
-        inside[0] + offset
-        for offset in nearest_frames(window, frame_times(window[0], window[-1], count))
-    ]
+    # of all frames, so that ties fall on the same frame whatever the window
+    return nearest_frames(list(times), frame_times(window[0], window[-1], count))

@@ -122,6 +122,7 @@ def test_fps_counts_as_qwen_vl_utils_does(clip):
 
 def test_windows_include_both_ends_and_may_hold_one_frame(clip):
     assert numbers(clip, start=1, end=2, num_frames=2) == [15, 30]
+    assert numbers(clip, start=1, end=2, num_frames=3) == [15, 22, 30]
     assert numbers(clip, start=1.01, end=1.02) == [15]
     assert numbers(clip, end=0.0) == [0]
     assert numbers(clip, start=3.95) == [59]
