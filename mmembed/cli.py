@@ -111,7 +111,7 @@ def quickstart(
     Example:
       mmembed quickstart --output run
     """
-    from mmembed import quickstart as pipeline
+    from mmembed.quickstart import pipeline
 
     pipeline.run(output=output, seed=seed, minutes=minutes)
 
@@ -131,11 +131,18 @@ def train(
     Example:
       mmembed train tiny --output run --set stages.0.steps=50
     """
+    from rich.console import Console
+
     from mmembed.config.files import load_recipe
     from mmembed.training import stages
 
-    path = stages.train(load_recipe(recipe, overrides=overrides or []), output=output)
-    typer.echo(path)
+    resolved = load_recipe(recipe, overrides=overrides or [])
+    with stages.training_progress(console=Console(stderr=True)) as progress:
+        result = stages.train(resolved, output=output, progress=progress)
+    typer.echo(result.model)
+    if result.interrupted:
+        _say("interrupted; the same command goes on from here")
+        raise typer.Exit(130)
 
 
 @app.command()

@@ -166,6 +166,23 @@ def test_ctrl_c_is_exit_code_130_and_leaves_a_valid_index(
     assert run("index", photos, "--model", tiny_checkpoint, "--out", index).exit_code == 0
 
 
+def test_a_soup_of_one_model_with_itself_is_the_model(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    from mmembed.encoder.checkpoint import load_encoder, save_encoder
+
+    save_encoder(tmp_path / "model", *load_encoder(tiny_checkpoint))
+    done = run("soup", tmp_path / "model", tmp_path / "model", "--out", tmp_path / "soup")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'soup'}\n"
+    vectors = []
+    for name in ("model", "soup"):
+        out = tmp_path / f"{name}.npy"
+        assert not run("encode", "--text", "a", "--model", tmp_path / name, "--out", out).exit_code
+        vectors.append(np.load(out))
+    np.testing.assert_allclose(*vectors, atol=1e-6)
+
+
 def test_encode_writes_vectors_ids_and_errors(
     photos: Path, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:

@@ -19,7 +19,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -378,5 +378,5 @@ class _Candidates:
 
 
 def _dump_row(row: Row) -> bytes:
-    values = {name: value for name, value in asdict(row).items() if value is not None}
+    values = {name: value for name, value in vars(row).items() if value is not None}
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode("ascii")
