@@ -28,8 +28,8 @@ from data_adapters.emoji_drawing import (
     ACTIONS,
     Style,
     draw_clip,
-    draw_page,
     draw_picture,
+    page_of,
     random_style,
 )
 from data_adapters.emoji_source import (
@@ -42,20 +42,15 @@ from data_adapters.emoji_source import (
     picture_twins,
     templates,
 )
-from mmembed.types import ContrastiveExample, Image, MultimodalInput, Page, Task, Text, Video
+from mmembed.types import ContrastiveExample, Image, MultimodalInput, Task, Text, Video
 
 __all__ = [
-    "PAGE_LANGUAGES",
     "EmojiCaptions",
     "EmojiClips",
     "EmojiNames",
     "EmojiPages",
     "EmojiPictures",
-    "page_of",
 ]
-
-# Written in the Latin alphabet, which the font of the pages has.
-PAGE_LANGUAGES = ("en", "es", "de", "fr", "pt", "sw")
 
 
 class _EmojiRows:
@@ -366,28 +361,6 @@ class EmojiPages(_EmojiRows):
             query_id=query_id,
             positive_ids=(self._content_id(emoji),),
         )
-
-
-def page_of(
-    emoji: Emoji,
-    vendor: str,
-    rng: Random,
-    *,
-    style: Style,
-    languages: Sequence[str] = PAGE_LANGUAGES,
-) -> Page:
-    """Lay out one page about an emoji, in random languages and one of four layouts."""
-    usable = [language for language in languages if language in PAGE_LANGUAGES]
-    usable = [language for language in usable if language in emoji.names] or ["en"]
-    heading = emoji.names[rng.choice(usable)]
-    with_keywords = [language for language in usable if language in emoji.keywords]
-    lines = [
-        ", ".join(rng.sample(words, min(3, len(words))))
-        for language in rng.sample(with_keywords, min(4, len(with_keywords)))
-        for words in (emoji.keywords[language],)
-    ]
-    figure = draw_picture(vendor, emoji.id, style, 96)
-    return Page(draw_page(heading, lines, figure, layout=rng.randrange(4)), pages="1")
 
 
 def _known(name: str, values: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

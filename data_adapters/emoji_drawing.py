@@ -22,13 +22,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageFilter
 
-from data_adapters.emoji_source import load_emoji
+from data_adapters.emoji_source import Emoji, load_emoji
+from mmembed.types import Page
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-__all__ = ["ACTIONS", "PLAIN", "Style", "draw_clip", "draw_page", "draw_picture", "random_style"]
+__all__ = [
+    "ACTIONS",
+    "PAGE_LANGUAGES",
+    "PLAIN",
+    "Style",
+    "draw_clip",
+    "draw_page",
+    "draw_picture",
+    "page_of",
+    "random_style",
+]
 
+# Written in the Latin alphabet, which the font of the pages has.
+PAGE_LANGUAGES = ("en", "es", "de", "fr", "pt", "sw")
 ACTIONS = ("left", "right", "up", "down", "grow", "shrink")
 _SPRITE_SIZE = 64
 _LUMA = np.array((0.299, 0.587, 0.114), dtype=np.float32)  # ITU-R BT.601
@@ -205,6 +218,28 @@ def draw_page(
                 (left, top + size), texts, fontsize=size, lineheight=line_height / size
             )
         return bytes(document.tobytes(no_new_id=True))
+
+
+def page_of(
+    emoji: Emoji,
+    vendor: str,
+    rng: Random,
+    *,
+    style: Style,
+    languages: Sequence[str] = PAGE_LANGUAGES,
+) -> Page:
+    """Lay out one page about an emoji, in random languages and one of four layouts."""
+    usable = [language for language in languages if language in PAGE_LANGUAGES]
+    usable = [language for language in usable if language in emoji.names] or ["en"]
+    heading = emoji.names[rng.choice(usable)]
+    with_keywords = [language for language in usable if language in emoji.keywords]
+    lines = [
+        ", ".join(rng.sample(words, min(3, len(words))))
+        for language in rng.sample(with_keywords, min(4, len(with_keywords)))
+        for words in (emoji.keywords[language],)
+    ]
+    figure = draw_picture(vendor, emoji.id, style, 96)
+    return Page(draw_page(heading, lines, figure, layout=rng.randrange(4)), pages="1")
 
 
 @lru_cache(maxsize=4096)  # both vendors: 16 KiB each

@@ -22,8 +22,14 @@ from typing import Literal
 import numpy as np
 from PIL import Image as PILImage
 
-from data_adapters.emoji import PAGE_LANGUAGES, page_of
-from data_adapters.emoji_drawing import ACTIONS, PLAIN, draw_clip, draw_picture
+from data_adapters.emoji_drawing import (
+    ACTIONS,
+    PAGE_LANGUAGES,
+    PLAIN,
+    draw_clip,
+    draw_picture,
+    page_of,
+)
 from data_adapters.emoji_source import Emoji, emoji_of_split, load_emoji, picture_twins, templates
 from mmembed.types import Image, MultimodalInput, Page, RetrievalTask, Text, Video
 

@@ -24,4 +24,6 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mmembed.encoder.scratch import create_checkpoint
 
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    return create_checkpoint(folder, TINY_TEXTS * 4, vocab_size=400, weight_scale=1.6)
+    return create_checkpoint(
+        folder, TINY_TEXTS * 4, vocab_size=400, min_image_tokens=16, weight_scale=1.6
+    )

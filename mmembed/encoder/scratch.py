@@ -4,7 +4,8 @@ The quickstart trains one from nothing and the tests load it everywhere a real c
 go. It is data, not modelling code: `config.json`, `model.safetensors`, a byte-level BPE tokenizer
 trained on the caller's texts, the processor's settings and the chat template, under the file
 names, key names and tensor names of https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct. Every
-loader of such folders (`transformers`, `sentence-transformers`, `mmembed`) takes it.
+loader of such folders (`transformers`, `sentence-transformers`, `mmembed`) takes it. One file is
+ours: `mmembed.json` with the prompt and the budget of pictures.
 
 The language-model head is tied to the token embeddings, as in the 2B model, so that the file
 holds no tensor that an embedding model would throw away.
@@ -24,7 +25,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from mmembed.encoder.checkpoint import DESCRIPTION_FILE, fingerprint, package_versions
+from mmembed.encoder.encoder import EncoderConfig
 from mmembed.errors import ConfigError
+from mmembed.inputs.processor import InputConfig, TokenRange
+from mmembed.inputs.prompt import load_template
 
 __all__ = ["SPECIAL_TOKENS", "create_checkpoint"]
 
@@ -114,8 +119,9 @@ def create_checkpoint(
         texts: what the tokenizer is trained on.
         vocab_size: upper bound of the vocabulary, 256 bytes and 14 special tokens included. Few
             texts give a smaller one; `config.json` holds the size that came out.
-        min_image_tokens, max_image_tokens: budget of one picture; a token is 28 x 28 pixels.
-        prompt: name of the prompt template that `mmembed` uses with this model.
+        min_image_tokens, max_image_tokens: budget of one picture, frame or page; a token is
+            28 x 28 pixels.
+        prompt: the template that `mmembed` uses with this model: a shipped name, or a JSON file.
         weight_scale: multiplies every matrix. Above 1 a random model tells inputs apart clearly,
             which tests want; training wants 1.
         initializer_range: standard deviation of every matrix. None: 1 / sqrt(fan-in), and
@@ -126,7 +132,7 @@ def create_checkpoint(
         `folder`.
 
     Raises:
-        ConfigError: sizes that do not fit together.
+        ConfigError: sizes that do not fit together, or no such template.
     """
     head_dim = _head_dim("hidden_size", hidden_size, num_heads, multiple=8)
     _head_dim("vision_width", vision_width, vision_heads, multiple=4)
@@ -137,6 +143,7 @@ def create_checkpoint(
             f"min_image_tokens is {min_image_tokens} and max_image_tokens {max_image_tokens}; "
             "they must be positive and in this order"
         )
+    template = load_template(prompt)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _train_tokenizer(texts, vocab_size)
@@ -206,6 +213,23 @@ def create_checkpoint(
     _write_json(folder / "chat_template.json", {"chat_template": _CHAT_TEMPLATE})
     tensors = _random_weights(folder, seed, weight_scale, initializer_range)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    budget = TokenRange(min=min_image_tokens, max=max_image_tokens)
+    inputs = InputConfig(
+        prompt=template, image_tokens=budget, frame_tokens=budget, page_tokens=budget
+    )
+    encoder = EncoderConfig()
+    _write_json(
+        folder / DESCRIPTION_FILE,
+        {
+            "format": 1,
+            "inputs": inputs.model_dump(mode="json"),
+            "encoder": encoder.model_dump(mode="json"),
+            "embedding_dimension": hidden_size,
+            "fingerprint": fingerprint(folder, inputs, encoder),
+            "recipe": None,
+            "versions": package_versions(),
+        },
+    )
     return folder
 
 

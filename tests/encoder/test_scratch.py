@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, Qwen2VLForConditionalGeneration
 
+from mmembed.encoder.checkpoint import fingerprint, load_encoder, read_description
+from mmembed.encoder.encoder import EncoderConfig
 from mmembed.encoder.scratch import SPECIAL_TOKENS, create_checkpoint
 from mmembed.errors import ConfigError
+from mmembed.inputs.processor import TokenRange
+from mmembed.inputs.prompt import load_template
 
 TEXTS = ("a dog in the rain", "a cat on the mat", "苹果") * 3
 PROMPT = (
@@ -80,19 +85,22 @@ def test_tokenizer_learned_from_the_texts(tmp_path):
     assert len(AutoTokenizer.from_pretrained(folder)("umbrella").input_ids) == 1
 
 
-def test_processor_keeps_pictures_within_the_token_budget(tiny_checkpoint):
-    from PIL import Image
-
-    processor = AutoProcessor.from_pretrained(tiny_checkpoint)
-    for size in ((8, 8), (70, 50), (900, 600)):
+def test_processor_keeps_pictures_within_the_token_budget(tmp_path):
+    folder = create_checkpoint(
+        tmp_path, TEXTS, vocab_size=300, min_image_tokens=4, max_image_tokens=12
+    )
+    processor = AutoProcessor.from_pretrained(folder)
+    found = set()
+    for size in ((8, 8), (112, 84), (900, 600)):
         batch = processor(
             text=["<|vision_start|><|image_pad|><|vision_end|>"],
             images=[Image.new("RGB", size)],
             return_tensors="pt",
         )
         num_tokens = int((batch["input_ids"] == processor.image_token_id).sum())
-        assert 4 <= num_tokens <= 16
         assert num_tokens == int(batch["image_grid_thw"].prod()) // 4
+        found.add(num_tokens)
+    assert min(found) == 4 and max(found) == 12
 
 
 def test_chat_template_writes_the_published_turns(tiny_checkpoint):
@@ -102,6 +110,23 @@ def test_chat_template_writes_the_published_turns(tiny_checkpoint):
     image = "<|vision_start|><|image_pad|><|vision_end|>"
     assert text + "<|endoftext|>" == PROMPT.format(f"{image}hello")
     assert AutoTokenizer.from_pretrained(tiny_checkpoint).chat_template == processor.chat_template
+
+
+def test_mmembed_reads_the_prompt_and_the_budget(tmp_path):
+    folder = create_checkpoint(
+        tmp_path, TEXTS, vocab_size=300, prompt="plain", min_image_tokens=5, max_image_tokens=7
+    )
+    _, processor = load_encoder(folder)
+    config = processor.config
+    processor.close()
+    assert read_description(folder)["fingerprint"] == fingerprint(
+        folder, config, EncoderConfig(**read_description(folder)["encoder"])
+    )
+    assert config.prompt == load_template("plain")
+    for budget in (config.image_tokens, config.frame_tokens, config.page_tokens):
+        assert budget == TokenRange(min=5, max=7)
+    with pytest.raises(ConfigError, match="rzen_release"):
+        create_checkpoint(tmp_path, TEXTS, vocab_size=300, prompt="nowhere")
 
 
 def test_unrelated_texts_embed_clearly_differently(tiny_checkpoint):
