@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 __all__ = ["MetricsLog", "StepClock", "read_metrics"]
 
 
 class MetricsLog:
-    """Appends rows; a row is on disk when `write` returns to the operating system.
+    """Appends rows to a file, each with one flush. A context manager.
 
     Args:
-        path: the file; rows after `from_step` are dropped, because a resumed run repeats them.
+        path: the file.
+        from_step: rows after it are dropped, because a resumed run repeats them.
+        enabled: False writes nothing (processes other than the first).
     """
 
-    def __init__(self, path: Path, *, from_step: int = 0) -> None:
+    def __init__(self, path: Path, *, from_step: int = 0, enabled: bool = True) -> None:
+        self._file = None
+        if not enabled:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(path) if row["step"] <= from_step]
         aside = path.with_name(path.name + ".tmp")
@@ -26,22 +32,29 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, **row: Any) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
 
-    def close(self) -> None:
-        self._file.close()
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a log; a last line that a crash cut off is left out."""
     if not path.is_file():
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
-    return rows
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class StepClock:

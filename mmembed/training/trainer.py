@@ -6,12 +6,12 @@ brings the other processes' documents; a loss sees embeddings only.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -104,7 +104,6 @@ def train_stage(
     autocast = torch.autocast(
         encoder.device.type, dtype=torch.bfloat16, enabled=stage.dtype == "bfloat16"
     )
-    log = MetricsLog(folder / METRICS_FILE, from_step=start.step) if _is_main() else None
     bar = progress.add_task(label, total=total_steps, completed=start.step) if progress else None
 
     def save(target: Path, step: int, at: GlobalBatch, *, resumable: bool) -> None:
@@ -123,8 +122,12 @@ def train_stage(
         distributed.wait_for_all()
 
     step, clock, interrupted = start.step, StepClock(), False
-    with torch.random.fork_rng(devices=_cuda_devices(encoder)), _interrupts() as stop:
-        batches = loader.__iter__()
+    with (
+        torch.random.fork_rng(devices=_cuda_devices(encoder)),
+        MetricsLog(folder / METRICS_FILE, from_step=start.step, enabled=_is_main()) as log,
+        contextlib.closing(loader.__iter__()) as batches,  # ends the preparing threads
+        _interrupts() as stop,
+    ):
         for at, batch in batches:
             torch.manual_seed(_step_seed(seed, step))
             learning_rate = schedule.set_step(step)
@@ -151,7 +154,7 @@ def train_stage(
             clock.add_tokens(batch.num_tokens)
             if bar is not None and progress is not None:
                 progress.update(bar, completed=step, loss=f"{output.loss.item():.3f}")
-            if log is not None and (step % stage.log_every == 0 or step == total_steps):
+            if step % stage.log_every == 0 or step == total_steps:
                 log.write(
                     step=step,
                     epoch=at.epoch,
@@ -170,9 +173,6 @@ def train_stage(
                 save(folder / f"step-{step:06d}", step, at, resumable=True)
             if interrupted:
                 break
-        batches.close()  # ends the preparing threads
-    if log is not None:
-        log.close()
     if interrupted:
         return StageResult(folder / f"step-{step:06d}", step, interrupted=True)
     save(model_folder, step, at, resumable=False)
@@ -245,7 +245,7 @@ def _is_main() -> bool:
     return distributed.is_main_process()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _interrupts() -> Iterator[threading.Event]:
     """The first Ctrl-C asks the loop to stop after its step; the second one ends the program."""
     stop = threading.Event()
