@@ -104,6 +104,21 @@ def audio(codec: str = "aac", container: str = "mp4") -> bytes:
     return file.getvalue()
 
 
+def song_with_cover() -> bytes:
+    """Sound and a still picture that players show beside it: an MP3 with an ID3 picture."""
+    sound = audio("mp3", "mp3")
+    if sound.startswith(b"ID3"):  # its own tag gives way to ours
+        size = 0
+        for byte in sound[6:10]:
+            size = size << 7 | byte
+        sound = sound[10 + size :]
+    cover = b"\0image/png\0\x03\0" + encode_image(photo(16, 16))
+    frame = b"APIC" + struct.pack(">I", len(cover)) + b"\0\0" + cover
+    size = len(frame)
+    synchsafe = bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+    return b"ID3\x03\0\0" + synchsafe + frame + sound
+
+
 # (a, b, c, d) of the display matrix: shown (x, y) = (a x + c y, b x + d y)
 DISPLAY_MOVES = {
     "rotate_90": (0, 1, -1, 0),

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["open_container", "video_stream"]
 
-# Containers and raw streams that hold video. Absent on purpose: everything that names other
+# Containers and raw streams. Absent on purpose: everything that names other
 # files or hosts (hls, dash, concat, sdp, rtsp, image2), still pictures (*_pipe), text, devices.
 _DEMUXERS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,h264,hevc,vvc,m4v,ivf,obu,av1,mjpeg,"
     "yuv4mpegpipe,nut,mxf,rm,dv,gxf,nsv,wtv,vc1,vc1test,cavsvideo,dirac,h261,h263,lxf,ty,pva,"
-    "apv,evc,avs2,avs3,kux,nuv,ifv,lmlm4,moflex,smjpeg,ingenient,mgsts,dhav"
+    "apv,evc,avs2,avs3,kux,nuv,ifv,lmlm4,moflex,smjpeg,ingenient,mgsts,dhav,"
+    "mp3,wav,flac"  # sound alone: to say that it has no pictures
 )
 
 

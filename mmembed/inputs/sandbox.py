@@ -264,12 +264,11 @@ class _Pool:
         The first job without an answer is the one that killed the process. It gets one more try
         in a fresh process, so that its outcome does not depend on what was decoded before it.
         """
-        alone = jobs[:1] if jobs[0].retried else jobs
         try:
-            process.send([job.request for job in alone])
+            process.send([job.request for job in jobs])
         except ProcessDiedError:
             pass  # reading tells how far it got
-        for position, job in enumerate(alone):
+        for position, job in enumerate(jobs):
             try:
                 job.outcome = _collect(process, job, self._policy)
             except ProcessTimeoutError:
@@ -285,7 +284,7 @@ class _Pool:
             if isinstance(job.outcome, InputError) and job.outcome.code == "out_of_memory":
                 process.kill()
                 return position + self._after_crash(job, "out_of_memory", job.outcome.detail)
-        return len(alone)
+        return len(jobs)
 
     @staticmethod
     def _after_crash(job: _Job, code: str, detail: str) -> int:

@@ -48,6 +48,7 @@ def small_document(content: bytes, resources: bytes = b"", page: bytes = b"") ->
 
 
 CONTENTS = b"/Contents 4 0 R"
+SQUARE = b"4 0 obj<</Length 19>>stream\n0 0 100 100 re f   \nendstream endobj"
 
 
 def darkest_row(frame: np.ndarray) -> float:
@@ -194,6 +195,12 @@ def test_of_a_cut_document_lost_pages_are_errors_and_the_others_are_drawn():
 def test_lost_content_is_an_error_and_not_a_white_page(content):
     found = error(small_document(content, page=CONTENTS))
     assert (found.code, found.index) == ("corrupt", ("pages", 1))
+
+
+def test_a_page_that_lost_one_of_its_contents_is_an_error():
+    both = small_document(SQUARE, page=b"/Contents[4 0 R 9 0 R]")
+    assert (error(both).code, error(both).index) == ("corrupt", ("pages", 1))
+    assert decode(small_document(SQUARE, page=CONTENTS)).frames[0].min() == 0
 
 
 def test_a_damaged_image_is_a_warning_that_names_the_page():

@@ -287,7 +287,7 @@ def test_no_warning_of_the_library_gets_out():
         warnings.simplefilter("error")
         palette = PILImage.new("P", (2, 2), 0)
         pixels(files.encode_image(palette, transparency=b"\x00\xff"))
-        error(files.png_header_only(12_000, 9_000))
+        assert error(files.png_header_only(12_000, 9_000)).code == "too_many_pixels"
 
 
 # -- files -------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from tests import media_files as files
 BUDGET = MediaBudget(min_pixels=4 * 784, max_pixels=16 * 784)
 ROOT = Path(__file__).resolve().parents[2]
 
-# A decoder with three defects, loaded by the decode processes of a test through PYTHONPATH: it
-# stands for the libraries that crash, hang or exhaust memory on files nobody can write down.
+# A decoder with four defects, loaded by the decode processes of a test through PYTHONPATH: it
+# stands for the libraries that crash, hang, print or exhaust memory on files nobody can write down.
 FAULTY_DECODER = """
 import os, signal, time
 import PIL.Image
@@ -39,6 +39,10 @@ def open_with_defects(file, *arguments, **options):
         os.kill(os.getpid(), signal.SIGSEGV)
     if b"HANG" in data:
         time.sleep(1000)
+    if b"NOISE" in data:
+        os.write(1, b"noise" * 100)
+        os.write(2, b"noise" * 100)
+        data += os.read(0, 100)
     if b"MEMORY" in data:
         bytearray(1 << 40)
     return opening(file, *arguments, **options)
@@ -156,6 +160,14 @@ def test_exhausted_memory_is_an_error_of_the_item(faulty):
     assert codes(outcomes) == ["ok", "out_of_memory", "ok"]
 
 
+def test_a_decoder_that_prints_and_reads_disturbs_nothing(faulty, capfd):
+    items = [picture(0), picture(1, b"NOISE"), picture(2)]
+    with MediaDecoder() as decoder:
+        outcomes = decoder.decode_many([Image(item) for item in items], [BUDGET] * 3)
+    assert codes(outcomes) == ["ok"] * 3
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_document_that_never_ends_is_stopped(tmp_path):
     pytest.importorskip("pymupdf")
     forms = b"".join(
@@ -173,7 +185,7 @@ def test_a_document_that_never_ends_is_stopped(tmp_path):
         + b"40 0 obj<</Type/XObject/Subtype/Form/BBox[0 0 9 9]/Length 9>>stream\n0 0 1 1 re\n"
         b"endstream endobj\ntrailer<</Root 1 0 R>>\n%%EOF"
     )
-    with MediaDecoder(MediaPolicy(page_timeout_seconds=4.0)) as decoder:
+    with MediaDecoder(MediaPolicy(page_timeout_seconds=2.0)) as decoder:
         outcomes = decoder.decode_many([Page(bomb), Image(picture())], [BUDGET] * 2)
     assert codes(outcomes) == ["decode_timeout", "ok"]
 

@@ -254,6 +254,10 @@ def test_sound_without_pictures_has_no_video_stream(codec, container):
     assert error(files.audio(codec, container)).code == "no_video_stream"
 
 
+def test_the_cover_of_a_song_is_no_video():
+    assert error(files.song_with_cover()).code == "no_video_stream"
+
+
 @pytest.mark.parametrize("kind", ["text", "html", "svg", "hls", "concat", "dash", "eps"])
 def test_text_and_playlists_named_as_clips_are_refused(tmp_path, kind):
     path = tmp_path / "clip.mp4"
@@ -267,6 +271,9 @@ def test_stills_and_documents_named_as_clips_are_refused(tmp_path):
         files.encode_image(files.photo()),
         files.encode_image(files.photo(), "JPEG"),
         files.encode_image(files.photo(), "WEBP"),
+        files.encode_image(files.photo(), "PPM"),  # FFmpeg would make a clip of one frame of these
+        files.encode_image(files.photo(), "JPEG2000"),
+        files.encode_image(files.photo(), "ICO"),
         files.pdf(1),
     ]:
         path = tmp_path / "clip.mp4"
