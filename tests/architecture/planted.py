@@ -84,6 +84,7 @@ RULES: dict[Rule, tuple[list[Module], list[Module]]] = {
         [
             in_("mmembed.encoder.backbone", "from transformers import Qwen2VLModel"),
             in_("mmembed.inputs.media", "from qwen_vl_utils import smart_resize"),
+            in_("mmembed.cli", "raise ConfigError('only Qwen2-VL folders have it')"),
             in_("mmembed.inputs.tokens", "'''Of Qwen2-VL.'''\nPAD = '<|image_pad|>'"),
         ],
     ),
