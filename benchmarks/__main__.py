@@ -61,6 +61,9 @@ def run(
     ),
     items: Annotated[int | None, typer.Option(help="Default: 1,000 texts or 200 images.")] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
+    length_spread: Annotated[
+        float, typer.Option(min=0, help="Of text lengths: deviation of their logarithm.")
+    ] = 0.6,
     images_from: Annotated[
         Literal["memory", "file"], typer.Option(help="PIL images, or PNG and JPEG files.")
     ] = "memory",
@@ -78,7 +81,7 @@ def run(
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch:
         folder, parameters = _model_folder(Path(scratch), image_tokens)
-        given = _items(suite, items, images_from, Path(scratch))
+        given = _items(suite, items, length_spread, images_from, Path(scratch))
         ours, theirs = load_ours(folder), PEERS[against](folder)
         pairs, difference = compare(
             lambda: ours(given),
@@ -92,6 +95,7 @@ def run(
         "suite": suite,
         "against": against,
         "items": len(given),
+        "length_spread": length_spread if suite == "text" else None,
         "images_from": images_from if suite == "image" else None,
         "image_tokens": image_tokens if suite == "image" else None,
         "parameters": parameters,
@@ -128,9 +132,11 @@ def _model_folder(scratch: Path, image_tokens: tuple[int, int]) -> tuple[Path, i
     return scratch / "model", sum(p.numel() for p in encoder.parameters())
 
 
-def _items(suite: Suite, count: int | None, images_from: str, scratch: Path) -> Sequence[Any]:
+def _items(
+    suite: Suite, count: int | None, length_spread: float, images_from: str, scratch: Path
+) -> Sequence[Any]:
     if suite == "text":
-        return make_texts(count or 1000)
+        return make_texts(count or 1000, spread=length_spread)
     pictures = make_pictures(count or 200)
     return save_pictures(pictures, scratch / "pictures") if images_from == "file" else pictures
 

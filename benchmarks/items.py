@@ -12,8 +12,13 @@ __all__ = ["make_pictures", "make_texts", "save_pictures"]
 _SYLLABLES = "ba be bi bo bu da de di do du ka ke ki ko ku la le li lo lu ma me mi mo mu na".split()
 
 
-def make_texts(count: int, *, median_words: float = 38, seed: int = 0) -> list[str]:
-    """Texts whose lengths are log-normal, as lengths of real passages are.
+def make_texts(
+    count: int, *, median_words: float = 38, spread: float = 0.6, seed: int = 0
+) -> list[str]:
+    """Texts whose lengths are log-normal, as lengths of real passages are; at most 1,000 words.
+
+    `spread` is the standard deviation of the logarithm: at 0.6 one text in a hundred is four times
+    as long as the median, at 1.4 twenty-five times.
 
     Words follow Zipf's law over 2,000 made-up ones, the same for every seed; a tokenizer trained on
     other texts of this function needs about 1.05 tokens for a word.
@@ -23,7 +28,7 @@ def make_texts(count: int, *, median_words: float = 38, seed: int = 0) -> list[s
     random = np.random.default_rng((2, seed))
     share = 1 / np.arange(1, len(words) + 1)
     share /= share.sum()
-    lengths = np.exp(random.normal(np.log(median_words), 0.6, count)).round().clip(1, 250)
+    lengths = np.exp(random.normal(np.log(median_words), spread, count)).round().clip(1, 1000)
     return [" ".join(random.choice(words, int(n), p=share)) + "." for n in lengths]
 
 
