@@ -21,6 +21,16 @@ from mmembed.inputs.collator import EncoderInputs, pack
 from mmembed.inputs.processor import PreparedItem, Processor
 from mmembed.types import ContrastiveExample, MultimodalInput, Role
 
+__all__ = [
+    "ContrastiveBatch",
+    "ContrastiveCollator",
+    "PreparedRow",
+    "TrainingRow",
+    "content_id",
+    "document_id",
+    "named_id",
+]
+
 
 @dataclass(frozen=True)
 class TrainingRow:

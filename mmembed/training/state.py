@@ -37,6 +37,7 @@ __all__ = [
     "optimizer_tensors",
     "read_manifest",
     "read_state",
+    "remove_older_checkpoints",
     "save_checkpoint",
     "temperature_tensors",
 ]
