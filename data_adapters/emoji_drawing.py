@@ -245,8 +245,7 @@ def page_of(
 @lru_cache(maxsize=4096)  # both vendors: 16 KiB each
 def _sprite(vendor: str, emoji_id: str) -> PILImage:
     with Image.open(io.BytesIO(_pictures(vendor)[emoji_id])) as picture:
-        # premultiplied, so that resampling does not mix in the colour of transparent pixels
-        return picture.convert("RGBA").convert("RGBa")
+        return picture.convert("RGBA")
 
 
 @lru_cache(maxsize=2)
@@ -272,7 +271,6 @@ def _place(
         (a, b, half - a * center_x - b * center_y, d, e, half - d * center_x - e * center_y),
         resample=Image.Resampling.BILINEAR,
     )
-    moved = moved.convert("RGBA")
     picture = Image.new("RGB", (size, size), style.background)
     picture.paste(moved, mask=moved)
     return picture

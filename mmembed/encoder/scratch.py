@@ -322,8 +322,6 @@ def _random_weights(
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
     for parameter_name, parameter in model.named_parameters():
-        if parameter_name == "lm_head.weight":
-            continue
         name = _published_name(parameter_name)
         shape = tuple(parameter.shape)
         if parameter.ndim == 1:

@@ -9,7 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoProcessor, AutoTokenizer, Qwen2VLForConditionalGeneration
+from tokenizers import Tokenizer
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    Qwen2Tokenizer,
+    Qwen2VLForConditionalGeneration,
+)
 
 from mmembed.encoder.checkpoint import fingerprint, load_encoder, read_description
 from mmembed.encoder.encoder import EncoderConfig
@@ -57,6 +64,10 @@ def test_special_tokens_follow_the_vocabulary_in_the_published_order(tiny_checkp
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     first = len(tokenizer) - len(SPECIAL_TOKENS)
     assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [*range(first, len(tokenizer))]
+    published = {"<|endoftext|>": 151643, "<|im_end|>": 151645, "<|vision_start|>": 151652}
+    published |= {"<|vision_pad|>": 151654, "<|image_pad|>": 151655, "<|video_pad|>": 151656}
+    for token, number in published.items():
+        assert tokenizer.convert_tokens_to_ids(token) == first + number - 151643
     config = json.loads((tiny_checkpoint / "config.json").read_text())
     assert config["vocab_size"] == len(tokenizer)
     for key, token in (
@@ -76,8 +87,15 @@ def test_text_survives_tokenisation(tiny_checkpoint, text):
     assert not set(tokenizer(text).input_ids) & set(tokenizer.all_special_ids)
 
 
-def test_digits_are_single_tokens_as_in_qwen(tiny_checkpoint):
-    assert len(AutoTokenizer.from_pretrained(tiny_checkpoint)("1111").input_ids) == 4
+def test_tokenizer_file_splits_text_like_the_published_class(tiny_checkpoint):
+    published = Qwen2Tokenizer(vocab={}, merges=[]).backend_tokenizer
+    ours = Tokenizer.from_file(str(tiny_checkpoint / "tokenizer.json"))
+    for text in ("I'll pay 1234,50 for it!\n\n  ok", "\u00e9 e\u0301 \u82f9\u679c", " a\tb "):
+        normal = ours.normalizer.normalize_str(text)
+        assert normal == published.normalizer.normalize_str(text)
+        assert ours.pre_tokenizer.pre_tokenize_str(
+            normal
+        ) == published.pre_tokenizer.pre_tokenize_str(normal)
 
 
 def test_tokenizer_learned_from_the_texts(tmp_path):

@@ -222,7 +222,7 @@ def test_values_that_are_not_finite_leave_a_gap():
 
 
 def test_smoothing_adds_a_calmer_line_and_keeps_the_first_value():
-    chart = chart_of(Series("a", range(40), [k % 2 for k in range(40)]), smoothing=0.9)
+    chart = chart_of(Series("a", range(40), [1 + k % 2 for k in range(40)]), smoothing=0.9)
     raw, smooth = polyline(chart, 0), polyline(chart, 1)
     assert raw[0] == smooth[0]
     spread = [max(y for _, y in line[20:]) - min(y for _, y in line[20:]) for line in (raw, smooth)]
