@@ -5,6 +5,7 @@ Below `sandbox.MediaDecoder`, above `worker.py`; the bytes on the pipes are desc
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ __all__ = ["DecodeProcess", "ProcessDiedError", "ProcessTimeoutError"]
 
 START_SECONDS = 120.0  # a loaded machine may take long to start an interpreter
 MAX_HEADER_BYTES = 64 << 20
+PIPE_BYTES = 1 << 20  # the most that Linux gives an ordinary user by default
 
 
 class ProcessDiedError(Exception):
@@ -59,6 +62,7 @@ class DecodeProcess:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._requests = self._process.stdin
         self._answers = self._process.stdout.fileno()
+        _widen(self._answers)
         try:
             self.send([policy_request(policy)])
             self.receive(START_SECONDS)
@@ -122,6 +126,13 @@ class DecodeProcess:
         self._requests.close()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+
+def _widen(pipe: int) -> None:
+    """Let a picture pass in few steps: each full pipe costs two changes of process."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux
+        with suppress(OSError):  # the system may allow less; the pipe then stays as it is
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _environment() -> dict[str, str]:
