@@ -15,7 +15,7 @@ whole packed row over (with `cu_seqlens`) or to split it in a Python loop first.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, lru_cache
 from itertools import groupby
 from typing import Any
@@ -26,7 +26,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-__all__ = ["ATTENTION_NAME", "packed_attention", "use_packed_attention"]
+__all__ = ["ATTENTION_NAME", "cumulative", "packed_attention", "use_packed_attention"]
 
 ATTENTION_NAME = "mmembed_packed_flash"
 
@@ -181,6 +181,6 @@ def _varlen_kernel() -> (
     return kernel
 
 
-def cumulative(lengths: Sequence[int]) -> Tensor:
-    """Borders (S + 1,) int32 of sequences of these lengths."""
-    return torch.cumsum(torch.tensor([0, *lengths]), 0).to(torch.int32)
+def cumulative(lengths: Tensor) -> Tensor:
+    """Borders (S + 1,) int32 of sequences of these lengths (S,), on the CPU."""
+    return torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(torch.int32)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from mmembed.encoder.attention import use_packed_attention
+from mmembed.encoder.attention import cumulative, use_packed_attention
 from mmembed.errors import CheckpointError
 from mmembed.inputs.collator import EncoderInputs
-from mmembed.inputs.pictures import VisionGeometry
+from mmembed.inputs.pictures import VisionGeometry, patch_positions
 
 __all__ = ["Backbone", "load_backbone", "read_config"]
 
@@ -85,8 +85,17 @@ class Backbone(nn.Module):
         rows = pixels.to(device, non_blocking=True).float()
         rows = (rows - self.pixel_mean) / self.pixel_std
         dtype = self.model.visual.patch_embed.proj.weight.dtype
-        # grids stay on the CPU: they only steer Python-side grouping
-        return self.model.visual(rows.to(dtype), grid_thw=grids.to(device)).pooler_output
+        tower = self.model.visual
+        # computed here, vectorised and on the CPU; the tower's own code loops over pictures
+        positions = torch.from_numpy(patch_positions(grids.numpy(), tower.spatial_merge_size))
+        sizes = (grids[:, 1] * grids[:, 2]).repeat_interleave(grids[:, 0])  # patches of each frame
+        return tower(
+            rows.to(dtype),
+            grid_thw=grids,
+            position_ids=positions.to(device, non_blocking=True),
+            cu_seqlens=cumulative(sizes),
+            max_seqlen=int(sizes.max()),
+        ).pooler_output
 
 
 class _PatchProjection:

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-__all__ = ["VisionGeometry", "flat_positions", "patchify", "resize", "rotary_positions"]
+__all__ = [
+    "VisionGeometry",
+    "flat_positions",
+    "patch_positions",
+    "patchify",
+    "resize",
+    "rotary_positions",
+]
 
 
 class VisionGeometry(BaseModel):
@@ -74,6 +82,26 @@ def patchify(frames: Sequence[Tensor], geometry: VisionGeometry) -> tuple[np.nda
         .reshape(t * h * w, geometry.patch_dim)
     )
     return rows.numpy(), np.array([t, h, w], dtype=np.int64)
+
+
+def patch_positions(grids: np.ndarray, merge_size: int) -> np.ndarray:
+    """Row and column of every patch row (P, 2) int64, in the merge-block order of `patchify`.
+
+    Args:
+        grids: (V, 3) patches (t, h, w) of each picture.
+    """
+    return np.concatenate(
+        [np.tile(_grid_positions(int(h), int(w), merge_size), (int(t), 1)) for t, h, w in grids]
+    )
+
+
+@lru_cache(maxsize=256)
+def _grid_positions(height: int, width: int, merge: int) -> np.ndarray:
+    rows, columns = np.indices((height, width))
+    blocks = (height // merge, merge, width // merge, merge)
+    return np.stack(
+        [axis.reshape(blocks).transpose(0, 2, 1, 3).reshape(-1) for axis in (rows, columns)], axis=1
+    )
 
 
 def flat_positions(length: int) -> np.ndarray:

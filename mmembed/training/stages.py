@@ -44,7 +44,7 @@ from mmembed.soup import soup
 from mmembed.training import distributed, state
 from mmembed.training.trainer import StageResult, train_stage
 
-__all__ = ["TrainResult", "train", "training_progress"]
+__all__ = ["TrainResult", "model_overrides", "train", "training_progress"]
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def _run_stage(
         raise ConfigError(f"{resume_from} belongs to other settings; choose another output folder")
     overrides: dict[str, Any] = {}
     if resume_from is None and start is None:
-        overrides = _model_overrides(recipe.model)
+        overrides = model_overrides(recipe.model)
     source = (
         resume_from or start or resolve_folder(recipe.model.path, revision=recipe.model.revision)
     )
@@ -227,7 +227,7 @@ def _run_stage(
         accelerator.free_memory()
 
 
-def _model_overrides(model: ModelConfig) -> dict[str, dict[str, Any]]:
+def model_overrides(model: ModelConfig) -> dict[str, dict[str, Any]]:
     """The settings of the recipe that replace those of the model folder."""
     inputs: dict[str, Any] = {
         "prompt": None if model.prompt is None else load_template(model.prompt),

@@ -1,0 +1,105 @@
+"""What the quickstart trains and how it is judged, as data: `configs/quickstart.yaml`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from mmembed.config.files import find_config, load_recipe, read_yaml
+from mmembed.config.recipe import Recipe
+from mmembed.config.validation import StrictModel, validate
+from mmembed.errors import ConfigError
+
+__all__ = [
+    "Experiment",
+    "MatrixEntry",
+    "Reference",
+    "TaskEntry",
+    "load_experiment",
+    "scaled_recipe",
+]
+
+
+class Reference(StrictModel):
+    """Something to call: `package.module:name` with keyword arguments."""
+
+    reference: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+    def call(self, *positional: Any) -> Any:
+        return resolve(self.reference)(*positional, **self.arguments)
+
+
+class TaskEntry(Reference):
+    """A row of the results table."""
+
+    title: str
+
+
+class MatrixEntry(StrictModel):
+    """Items of every modality, and the function that makes tasks between them."""
+
+    items: Reference
+    grid: str
+
+
+class Experiment(StrictModel):
+    """`configs/quickstart.yaml`; `default_minutes` is what the recipe's steps take on two cores."""
+
+    texts: Reference
+    checkpoint: dict[str, Any]
+    recipe: str
+    default_minutes: float = Field(gt=0)
+    tasks: tuple[TaskEntry, ...]
+    matrix: MatrixEntry
+    library: Reference
+    attribution: tuple[str, ...] = ()
+
+
+def load_experiment(name: str = "quickstart") -> Experiment:
+    """Read an experiment file by name or path.
+
+    Raises:
+        ConfigError: no such file, or a wrong key or value in it.
+    """
+    path = find_config(name)
+    return validate(
+        Experiment, read_yaml(path.read_text(encoding="utf-8"), source=str(path)), where=str(path)
+    )
+
+
+def scaled_recipe(
+    experiment: Experiment, *, model: Path, seed: int, minutes: float | None
+) -> Recipe:
+    """The experiment's recipe from a model folder; `minutes` scales the number of steps.
+
+    The number of steps is fixed before training, never by the clock, so equal arguments give
+    equal models.
+    """
+    overrides = [f"model.path={model}", f"seed={seed}"]
+    recipe = load_recipe(experiment.recipe, overrides=overrides)
+    if minutes is not None:
+        share = minutes / experiment.default_minutes
+        for number, stage in enumerate(recipe.stages):
+            steps = max(2, round((stage.steps or 2) * share))
+            overrides.append(f"stages.{number}.steps={steps}")
+        recipe = load_recipe(experiment.recipe, overrides=overrides)
+    return recipe
+
+
+def resolve(reference: str) -> Callable[..., Any]:
+    """The function or class behind `package.module:name`, from an installed module.
+
+    Raises:
+        ConfigError: no such module or name.
+    """
+    module_name, _, name = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ConfigError(f"{reference!r} cannot be resolved: {error}") from error
+    return found

@@ -1,0 +1,235 @@
+"""From judgements to what people read: the terminal table and the parts of the HTML report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from mmembed.encoder.checkpoint import package_versions
+from mmembed.evaluation.html_report import (
+    Card,
+    Example,
+    Hit,
+    LineChart,
+    Matrix,
+    Score,
+    Series,
+    TaskResult,
+    series_of_metrics,
+)
+from mmembed.inputs.sandbox import MediaDecoder
+from mmembed.inputs.sizing import MediaBudget
+from mmembed.quickstart.judge import CUTOFFS, Judgement
+from mmembed.search.searcher import Hit as Found
+from mmembed.training.metrics import read_metrics
+from mmembed.types import Image, MultimodalInput, Page, RetrievalTask, Text, Video
+
+__all__ = [
+    "Models",
+    "charts",
+    "environment",
+    "examples",
+    "found_example",
+    "matrix",
+    "results",
+    "summary",
+    "terminal_table",
+]
+
+_THUMBNAIL = MediaBudget(min_pixels=28 * 28, max_pixels=112 * 112, num_frames=8)
+_HITS = 5
+
+
+class Models:
+    """The judgements of every model of a run."""
+
+    def __init__(self, untrained: Judgement, members: Sequence[Judgement], soup: Judgement) -> None:
+        self.untrained = untrained
+        self.members = tuple(members)
+        self.soup = soup
+
+    def score(self, title: str, k: int) -> Score:
+        return Score(
+            metric=f"R@{k}",
+            chance=self.soup.chance(title, k),
+            untrained=self.untrained.hit_rate(title, k),
+            members=tuple(member.hit_rate(title, k) for member in self.members),
+            soup=self.soup.hit_rate(title, k),
+        )
+
+
+def results(models: Models, tasks: Mapping[str, RetrievalTask]) -> tuple[TaskResult, ...]:
+    """Rows of the results table, in the order of the tasks."""
+    return tuple(
+        TaskResult(
+            name=title,
+            num_queries=len(task.queries),
+            num_documents=len(task.corpus),
+            scores=tuple(models.score(title, k) for k in CUTOFFS),
+        )
+        for title, task in tasks.items()
+    )
+
+
+def terminal_table(rows: Sequence[TaskResult]) -> Table:
+    """The results as a table for the terminal."""
+    table = Table(title="Recall beside chance and the untrained model")
+    table.add_column("task")
+    table.add_column("queries/documents", justify="right")
+    for k in CUTOFFS:
+        for column in (f"R@{k}", "chance", "untrained", "members"):
+            table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [row.name, f"{row.num_queries}/{row.num_documents}"]
+        for score in row.scores:
+            members = " ".join(f"{value:.3f}" for value in score.members)
+            cells += [
+                f"[bold]{score.soup:.3f}[/bold]",
+                f"{score.chance:.4f}",
+                f"{score.untrained:.3f}",
+                members,
+            ]
+        table.add_row(*cells)
+    return table
+
+
+def summary(
+    rows: Sequence[TaskResult], train_seconds: float, num_parameters: int
+) -> tuple[str, ...]:
+    """What the numbers say and what they do not."""
+    first = rows[0]
+    found = first.scores[-1]
+    souped = [score for row in rows for score in row.scores]
+    above_mean = sum(score.soup >= np.mean(score.members) - 1e-9 for score in souped)
+    return (
+        f"A Qwen2-VL of {num_parameters / 1e6:.1f} million parameters was trained from random "
+        f"weights on emoji, in two stages and {len(first.scores[0].members)} souped members; "
+        f"the training took {train_seconds / 60:.1f} minutes on this machine.",
+        f"{first.name}: {found.soup:.1%} of the queries have a right picture among the first "
+        f"{CUTOFFS[-1]} of {first.num_documents}; chance is {found.chance:.2%}, the untrained "
+        f"model reaches {found.untrained:.2%}.",
+        "What this shows: that data, losses, both stages, the soup, encoding of all four "
+        "modalities, evaluation and search work together on real pictures and words, in a drawing "
+        "style that training never saw. What it does not show: how good a real model would be. "
+        "The model knows nothing but emoji; held-out emoji and their words were never seen, so "
+        "their recall is low and measures how far colours and shapes generalise.",
+        f"The soup is at least as good as the mean of its members in {above_mean} of "
+        f"{len(souped)} figures. Differences of a few thousandths are noise at this size.",
+    )
+
+
+def matrix(judgement: Judgement, grid: Mapping[tuple[str, str], str], k: int) -> Matrix:
+    """R@k of every modality (row) searched in every other; `grid` names the tasks."""
+    names = tuple(dict.fromkeys(row for row, _ in grid))
+    values = tuple(
+        tuple(
+            judgement.hit_rate(grid[row, column], k) if (row, column) in grid else None
+            for column in names
+        )
+        for row in names
+    )
+    title = next(iter(grid.values()))
+    size = judgement.ranked[title].corpus_size
+    return Matrix(
+        title=f"R@{k}, every modality searched in every other",
+        rows=names,
+        columns=names,
+        values=values,
+        comment=f"The same {size} trained emoji as name, picture, clip and page, all in the "
+        f"unseen drawing; chance is {judgement.chance(title, k):.3f}.",
+    )
+
+
+def charts(stages: Mapping[str, Path]) -> tuple[LineChart, ...]:
+    """Loss and temperature of each stage, from its metrics file."""
+    rows = {name: read_metrics(path) for name, path in stages.items()}
+    return tuple(
+        LineChart(
+            title=title,
+            x_label="step",
+            y_label=title.lower(),
+            series=_lines(rows, key),
+            smoothing=smoothing,
+        )
+        for title, key, smoothing in (
+            ("Loss", "loss", 0.9),
+            ("Temperature", "tau", 0.0),
+            ("In-batch accuracy", "accuracy", 0.9),
+        )
+        if _lines(rows, key)
+    )
+
+
+def _lines(rows: Mapping[str, list[dict]], key: str) -> list[Series]:
+    return [line for name in rows for line in series_of_metrics(rows[name], key, name)]
+
+
+def examples(
+    judgement: Judgement, tasks: Mapping[str, RetrievalTask], *, per_task: int = 3
+) -> tuple[Example, ...]:
+    """Evenly spaced queries of every task with their first hits, right or wrong."""
+    shown = []
+    with MediaDecoder() as decoder:
+        for title, task in tasks.items():
+            ranked = judgement.ranked[title]
+            queries, corpus = list(task.queries.values()), list(task.corpus.values())
+            for row in np.linspace(0, len(queries) - 1, per_task + 2).astype(int)[1:-1]:
+                hits = tuple(
+                    Hit(
+                        card(corpus[ranked.documents[row, column]], decoder),
+                        score=float(ranked.scores[row, column]),
+                        is_relevant=bool(ranked.relevant[row, column]),
+                    )
+                    for column in range(min(_HITS, ranked.documents.shape[1]))
+                )
+                shown.append(Example(title, card(queries[row], decoder), hits))
+    return tuple(shown)
+
+
+def found_example(title: str, query: MultimodalInput, hits: Sequence[Found]) -> Example:
+    """A search of the index with thumbnails of the files that were found."""
+    with MediaDecoder() as decoder:
+        cards = [
+            Hit(card(_found_item(hit), decoder, caption=hit.place), hit.score)
+            for hit in hits[:_HITS]
+        ]
+        return Example(title, card(query, decoder), tuple(cards))
+
+
+def _found_item(hit: Found) -> MultimodalInput:
+    path = Path(hit.path)
+    if hit.kind == "image":
+        return MultimodalInput((Image(path),))
+    if hit.kind == "video":
+        return MultimodalInput((Video(path, start=hit.start_seconds, end=hit.end_seconds),))
+    if hit.kind == "pdf":
+        return MultimodalInput((Page(path, pages=str(hit.page or 1)),))
+    return MultimodalInput((Text((hit.text or "")[:200]),))
+
+
+def card(item: MultimodalInput, decoder: MediaDecoder, *, caption: str = "") -> Card:
+    """Text and thumbnails of an item."""
+    texts = [part.text for part in item.parts if isinstance(part, Text)]
+    pictures = [
+        frame
+        for part in item.parts
+        if not isinstance(part, Text)
+        for frame in decoder.decode(part, _THUMBNAIL).frames
+    ]
+    return Card(text=" ".join(texts) or None, pictures=tuple(pictures), caption=caption)
+
+
+def environment(seed: int) -> dict[str, str]:
+    """Machine and versions, for whoever compares numbers."""
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} logical cores, "
+        f"{torch.get_num_threads()} threads, {platform.system()}",
+        "seed": str(seed),
+        **package_versions(),
+    }
