@@ -24,7 +24,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mmembed.errors import ConfigError
 from mmembed.types import Role
 
-__all__ = ["Literals", "Placeholder", "PromptTemplate", "Run", "UserText", "load_template"]
+__all__ = [
+    "Literals",
+    "Placeholder",
+    "PromptTemplate",
+    "Run",
+    "UserText",
+    "load_template",
+    "parse_template",
+]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ __all__ = [
     "Reference",
     "TaskEntry",
     "load_experiment",
+    "resolve",
     "scaled_recipe",
 ]
 

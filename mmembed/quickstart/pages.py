@@ -32,6 +32,7 @@ from mmembed.types import Image, MultimodalInput, Page, RetrievalTask, Text, Vid
 
 __all__ = [
     "Models",
+    "card",
     "charts",
     "environment",
     "examples",
