@@ -36,7 +36,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _say("interrupted")
+            _say("interrupted; run the same command again to go on")
             raise typer.Exit(130) from None
         except BrokenPipeError:  # `mmembed search ... | head`: typer ends quietly
             raise
@@ -141,8 +141,7 @@ def train(
         result = stages.train(resolved, output=output, progress=progress)
     typer.echo(result.model)
     if result.interrupted:
-        _say("interrupted; the same command goes on from here")
-        raise typer.Exit(130)
+        raise KeyboardInterrupt
 
 
 @app.command()
@@ -285,31 +284,26 @@ def index(
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder")
     embedder = _load(model, device, num_workers)
-    target = ExactIndex(
-        out,
-        fingerprint=embedder.fingerprint,
-        dimension=truncate_dim or embedder.embedding_dimension,
+    dimension = truncate_dim or embedder.embedding_dimension
+    if dimension > embedder.embedding_dimension:
+        raise ConfigError(f"--truncate-dim: the model has {embedder.embedding_dimension}")
+    target = ExactIndex(out, fingerprint=embedder.fingerprint, dimension=dimension)
+    summary = index_folder(
+        folder,
+        embedder=embedder,
+        index=target,
+        segmentation=Segmentation(
+            passage_chars=passage_chars,
+            window_seconds=window_seconds,
+            max_clip_seconds=max_clip_seconds,
+            instruction=instruction,
+        ),
+        decoder=embedder.processor.decoder,
+        follow_links=follow_links,
+        check_content=check_content,
+        model=str(Path(model).resolve()) if Path(model).exists() else model,
+        show_progress_bar=True,
     )
-    try:
-        summary = index_folder(
-            folder,
-            embedder=embedder,
-            index=target,
-            segmentation=Segmentation(
-                passage_chars=passage_chars,
-                window_seconds=window_seconds,
-                max_clip_seconds=max_clip_seconds,
-                instruction=instruction,
-            ),
-            decoder=embedder.processor.decoder,
-            follow_links=follow_links,
-            check_content=check_content,
-            model=str(Path(model).resolve()) if Path(model).exists() else model,
-            show_progress_bar=True,
-        )
-    except KeyboardInterrupt:
-        _say(f"interrupted; {out} is valid, run the command again to go on")
-        raise typer.Exit(130) from None
     typer.echo(summary)
     if summary.ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in summary.ignored.most_common(5))

@@ -149,6 +149,15 @@ def test_a_model_that_is_none_is_refused_in_one_line(photos: Path, tmp_path: Pat
     assert not (tmp_path / "index").exists()
 
 
+def test_more_dimensions_than_the_model_has_are_refused(
+    photos: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    out = tmp_path / "index"
+    done = run("index", photos, "--model", tiny_checkpoint, "--out", out, "--truncate-dim", 65)
+    assert (done.exit_code, done.stderr) == (2, "error: --truncate-dim: the model has 64\n")
+    assert not out.exists()
+
+
 def test_ctrl_c_is_exit_code_130_and_leaves_a_valid_index(
     photos: Path, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,6 @@ import contextlib
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mmembed.errors import ConfigError, InputError
+from mmembed.errors import ConfigError, InputError, MissingDependencyError
 from mmembed.search.content import content_key, hash_file
 from mmembed.search.durable import write_atomically
 from mmembed.search.index import ExactIndex, Row
 from mmembed.search.segments import Segment, Segmentation, cut_file
 from mmembed.search.store import check_space
+from mmembed.search.summary import Failure, IndexSummary, Progress
 from mmembed.search.walk import Walk, walk
 
 if TYPE_CHECKING:
@@ -50,65 +50,6 @@ class ItemEncoder(Protocol):
 
     @property
     def encode(self) -> Callable[..., Any]: ...
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A file, or an item of one, that is not in the index, and why.
-
-    Attributes:
-        id: the path, with a fragment for an item of a file (`Row.id`).
-        path: the file or folder.
-        code, detail: as in `InputError`.
-    """
-
-    id: str
-    path: str
-    code: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands."""
-
-    files_done: int
-    files_total: int
-    items_encoded: int
-
-
-@dataclass
-class IndexSummary:
-    """What one run did.
-
-    Attributes:
-        files: candidates found in the folder.
-        unchanged: of these, files whose rows were kept as they are.
-        removed: files that left the index because they left the folder.
-        ignored: files of other kinds, counted by suffix.
-        encoded, reused: items that went through the model, and that had a vector already.
-        rows: rows of the index after the run.
-        failures: what is not in the index; also written to `errors.jsonl` beside it.
-        warnings: what was encoded with a loss.
-    """
-
-    files: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    ignored: Counter[str] = field(default_factory=Counter)
-    encoded: int = 0
-    reused: int = 0
-    rows: int = 0
-    seconds: float = 0.0
-    failures: list[Failure] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.files} files: {self.encoded} items encoded, {self.reused} had a vector, "
-            f"{self.unchanged} files unchanged, {self.removed} files removed, "
-            f"{len(self.failures)} failures; {self.rows} rows in all"
-        )
 
 
 def index_folder(
@@ -249,7 +190,7 @@ class _Run:
         for path in found.files:
             try:
                 file = self._examine(path, check_content)
-            except InputError as error:
+            except (InputError, MissingDependencyError) as error:
                 self._forget(str(path))
                 self._fail(path, error)
                 file = None
@@ -393,7 +334,11 @@ class _Run:
     def _forget(self, path: str) -> None:
         self.index.delete(row.id for row in self.known.pop(path, []))
 
-    def _fail(self, path: Path, error: InputError, name: str | None = None) -> None:
+    def _fail(
+        self, path: Path, error: InputError | MissingDependencyError, name: str | None = None
+    ) -> None:
+        if isinstance(error, MissingDependencyError):
+            error = InputError("unsupported_format", str(error))
         failure = Failure(name or str(path), str(path), error.code, error.detail)
         logger.info("%s: %s: %s", failure.id, failure.code, failure.detail)
         self.summary.failures.append(failure)

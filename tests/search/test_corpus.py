@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from mmembed.errors import ConfigError, SpaceMismatchError, StoreError
-from mmembed.search.corpus import IndexSummary, Progress, index_folder
+from mmembed.errors import ConfigError, MissingDependencyError, SpaceMismatchError, StoreError
+from mmembed.inputs.sandbox import MediaDecoder
+from mmembed.search.corpus import index_folder
 from mmembed.search.index import ExactIndex
 from mmembed.search.searcher import Searcher
 from mmembed.search.segments import Segmentation
 from mmembed.search.store import EmbeddingStore
+from mmembed.search.summary import IndexSummary, Progress
 
 
 def picture(path: Path, colour: tuple[int, int, int]) -> Path:
@@ -329,6 +331,21 @@ def test_a_part_of_a_file_that_fails_is_tried_again_and_the_rest_is_kept(
     hash_encoder._vector = original
     again = run(**options)
     assert (again.encoded, again.rows, again.failures) == (1, 9, [])
+
+
+def test_a_reader_that_is_not_installed_fails_its_files_only(
+    run: Callable[..., IndexSummary], photos: Path
+) -> None:
+    (photos / "paper.pdf").write_bytes(b"%PDF-1.7")
+
+    class WithoutPdf(MediaDecoder):
+        def page_count(self, source: object, password: str | None = None) -> int:
+            raise MissingDependencyError("pymupdf", "documents")
+
+    summary = run(decoder=WithoutPdf())
+    assert summary.rows == 4
+    assert [failure.code for failure in summary.failures] == ["unsupported_format"]
+    assert "pip install 'mmembed[documents]'" in summary.failures[0].detail
 
 
 def test_another_way_of_cutting_cuts_again(

@@ -75,6 +75,15 @@ def test_ties_are_ordered_by_id_across_shards_and_for_shared_vectors(tmp_path: P
     assert len({match.score for match in found}) == 1
 
 
+def test_differences_below_float32_rounding_are_ranked_exactly(tmp_path: Path) -> None:
+    noise = np.random.default_rng(4).normal(size=(200, DIMENSION))
+    vectors = (unit(1) * (1 + 1e-7 * noise)).astype(np.float32)
+    index = filled(tmp_path, vectors)
+    for query in unit(30, seed=6):
+        found = [(match.row.id, match.score) for match in index.search(query, 3)[0]]
+        assert found == brute_force(vectors, query, np.ones(200, dtype=bool), 3)
+
+
 def test_a_query_ranks_the_same_alone_and_in_a_batch(tmp_path: Path) -> None:
     index = filled(tmp_path, unit(200))
     queries = unit(50, seed=2)

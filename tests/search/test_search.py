@@ -10,10 +10,11 @@ import pytest
 
 from mmembed.encoder.embedder import Embedder
 from mmembed.errors import ConfigError, InputError, SpaceMismatchError
-from mmembed.search.corpus import IndexSummary, index_folder
+from mmembed.search.corpus import index_folder
 from mmembed.search.index import ExactIndex
 from mmembed.search.searcher import Searcher
 from mmembed.search.segments import Segmentation
+from mmembed.search.summary import IndexSummary
 from tests import media_files
 
 SEGMENTATION = Segmentation(passage_chars=60, window_seconds=1.0, max_clip_seconds=2.0)
