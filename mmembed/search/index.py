@@ -165,13 +165,15 @@ class ExactIndex:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep other writers out, and start from what they committed last.
+        """Keep other writers out, and start from the rows that they committed last.
 
         Raises:
             StoreError: another process is writing.
         """
         with lock_folder(self.folder, wait=False):
+            settings = self.settings
             self._reload(self.fingerprint, self.dimension)
+            self.settings = {**self.settings, **settings}
             self.store.refresh()
             self._layout = None
             yield

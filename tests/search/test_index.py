@@ -182,8 +182,11 @@ def test_a_second_writer_is_refused_while_readers_see_the_committed_state(tmp_pa
         assert len(ExactIndex(tmp_path)) == 3
         with pytest.raises(StoreError, match="another process is writing"), index.writing():
             pass
+    index.settings["model"] = "mine"
     with index.writing():
         assert len(index) == 3, "writing starts from what was committed"
+        index.commit()
+    assert ExactIndex(tmp_path).settings == {"model": "mine"}
 
 
 def test_a_damaged_index_is_refused(tmp_path: Path) -> None:

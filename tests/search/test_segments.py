@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,9 +20,10 @@ TEXT = (
 )
 
 
-@pytest.fixture
-def decoder() -> MediaDecoder:
-    return MediaDecoder()
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[MediaDecoder]:
+    with MediaDecoder() as opened:
+        yield opened
 
 
 class ClipOfLength(MediaDecoder):
