@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ class EncoderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    attention: Literal["causal"] = "causal"
     pooling: Pooling = "last_token"
     normalize: bool = True
     truncate_dim: int | None = Field(default=None, ge=1)

@@ -13,11 +13,16 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from mmembed.inputs.sizing import smart_resize
+
 __all__ = [
     "VisionGeometry",
+    "first_resize",
+    "first_size",
     "flat_positions",
     "patch_positions",
     "patchify",
@@ -50,13 +55,27 @@ class VisionGeometry(BaseModel):
 
 def resize(picture: np.ndarray, height: int, width: int) -> Tensor:
     """(H, W, 3) uint8 -> (3, height, width) uint8, antialiased bicubic."""
-    tensor = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+    tensor = torch.from_numpy(np.require(picture, requirements="CW")).permute(2, 0, 1)
     if tensor.shape[1:] == (height, width):
         return tensor
     # channels_last is the layout that the uint8 kernel is fast in; values do not depend on it
     return torch.nn.functional.interpolate(
         tensor.unsqueeze(0), size=(height, width), mode="bicubic", antialias=True
     )[0]
+
+
+def first_size(height: int, width: int, factor: int) -> tuple[int, int]:
+    """The grid within 4..16384 tokens that qwen-vl-utils resizes to before the processor does."""
+    area = factor**2
+    return smart_resize(height, width, factor=factor, min_pixels=4 * area, max_pixels=16384 * area)
+
+
+def first_resize(picture: np.ndarray, factor: int) -> np.ndarray:
+    """(H, W, 3) uint8 -> the same on `first_size`, by Pillow's bicubic filter as there."""
+    height, width = first_size(picture.shape[0], picture.shape[1], factor)
+    if picture.shape[:2] == (height, width):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def patchify(frames: Sequence[Tensor], geometry: VisionGeometry) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,8 @@ from mmembed.errors import CheckpointError, InputError
 from mmembed.inputs.media import DecodedMedia, MediaPolicy
 from mmembed.inputs.pictures import (
     VisionGeometry,
+    first_resize,
+    first_size,
     flat_positions,
     patchify,
     resize,
@@ -54,7 +56,8 @@ class InputConfig(BaseModel):
     """Everything between an item and its tensors that changes a vector. Part of the model folder.
 
     Budgets default to those of the released RzenEmbed inference code: 256..1280 tokens for an
-    image or page, 8 frames of 160..180 tokens for a video.
+    image or page, 8 frames of 160..180 tokens for a video. That code also resizes every picture
+    twice, first to 4..16384 tokens; `resize_passes: 2` and `position_ids: flat` reproduce it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,6 +70,7 @@ class InputConfig(BaseModel):
     page_tokens: TokenRange = TokenRange(min=256, max=1280)
     num_frames: int = Field(default=8, ge=1)
     max_tokens: int = Field(default=8192, ge=8)
+    resize_passes: Literal[1, 2] = 1
     geometry: VisionGeometry = VisionGeometry()
 
 
@@ -212,19 +216,25 @@ class Processor:
     ) -> list[list[Tensor]]:
         """Frames on the grid, grouped into what one placeholder stands for."""
         budget = self._budget(part)
+        shapes = [(frame.shape[0], frame.shape[1]) for frame in decoded.frames]
+        if self.config.resize_passes == 2:
+            shapes = [first_size(height, width, budget.factor) for height, width in shapes]
         sizes = [
             smart_resize(
-                *frame.shape[:2],
+                *shape,
                 factor=budget.factor,
                 min_pixels=budget.min_pixels,
                 max_pixels=budget.max_pixels,
             )
-            for frame in decoded.frames
+            for shape in shapes
         ]
         together = isinstance(part, Video) and not as_images
         if together:
             sizes = [sizes[0]] * len(sizes)  # one grid for the whole clip
-        frames = [resize(frame, *size) for frame, size in zip(decoded.frames, sizes, strict=True)]
+        pictures = decoded.frames
+        if self.config.resize_passes == 2:
+            pictures = tuple(first_resize(frame, budget.factor) for frame in pictures)
+        frames = [resize(frame, *size) for frame, size in zip(pictures, sizes, strict=True)]
         return [frames] if together else [[frame] for frame in frames]
 
     def _budget(self, part: Image | Video | Page) -> MediaBudget:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from transformers import AutoTokenizer
 
 from mmembed.encoder.embedder import Embedder
 from mmembed.errors import ConfigError, InputError
-from mmembed.types import Image, Video
+from mmembed.types import Image, MultimodalInput, Video
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +123,6 @@ def test_odd_but_valid_texts_embed(embedder, text):
 
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|image_pad|>", "<|endoftext|>", "<|video_pad|>"])
 def test_control_tokens_in_text_are_plain_characters(embedder, tiny_checkpoint, token):
-    from transformers import AutoTokenizer
-
-    from mmembed.types import MultimodalInput
-
     picture = PILImage.new("RGB", (56, 56), (0, 90, 0))
     text = f"before {token} after"
     prepared = embedder.processor.prepare(MultimodalInput.of({"text": text, "image": picture}))
@@ -151,16 +148,19 @@ def test_allow_special_tokens_lets_them_through(tiny_checkpoint):
         assert np.abs(trusting.encode(text) - strict.encode(text)).max() > 1e-3
 
 
-def test_a_megabyte_of_text_is_cut_before_the_readout_token(embedder):
-    long, report = embedder.encode(["word " * 200_000], return_report=True)
+def test_a_megabyte_of_text_is_cut_before_the_readout_token(tiny_checkpoint):
+    with Embedder.from_pretrained(
+        tiny_checkpoint, inputs={"max_tokens": 300}, num_workers=1
+    ) as short:
+        long, report = short.encode(["word " * 200_000], return_report=True)
+        prepared = short.processor.prepare(MultimodalInput.of("word " * 200_000))
     assert report.truncated == [0]
-    assert report.num_tokens == embedder.processor.config.max_tokens
+    assert report.num_tokens == 300
+    assert prepared.input_ids[-1] == short.processor.tokens.control_id("<|endoftext|>")
     assert np.isfinite(long).all()
 
 
 def test_truncation_keeps_the_ids_of_the_full_tokenisation(tiny_checkpoint):
-    from mmembed.types import MultimodalInput
-
     text = "ein roter Apfel and a dog in the rain " * 40
     with (
         Embedder.from_pretrained(
@@ -225,8 +225,6 @@ def test_instruction_of_the_item_wins_over_the_call(embedder):
 
 
 def test_image_token_overrides_change_the_grid(embedder):
-    from mmembed.types import MultimodalInput
-
     picture = PILImage.new("RGB", (300, 300))
     few = embedder.processor.prepare(MultimodalInput((Image(picture, max_tokens=4),)))
     many = embedder.processor.prepare(MultimodalInput((Image(picture),)))
