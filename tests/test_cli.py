@@ -175,6 +175,23 @@ def test_ctrl_c_is_exit_code_130_and_leaves_a_valid_index(
     assert run("index", photos, "--model", tiny_checkpoint, "--out", index).exit_code == 0
 
 
+def test_train_runs_a_recipe_and_prints_the_model_that_encode_takes(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    recipe = tmp_path / "one.yaml"
+    recipe.write_text(
+        f"name: one\nmodel: {{path: {tiny_checkpoint}}}\n"
+        "defaults: {batch_size: 4, learning_rate: 1.0e-3, dtype: float32, num_workers: 0}\n"
+        "stages: [{name: only, steps: 9, data: [{adapter: 'data_adapters.emoji:EmojiNames'}]}]\n"
+    )
+    done = run("train", recipe, "--output", tmp_path / "run", "--set", "stages.0.steps=1")
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    model = done.stdout.strip()
+    out = tmp_path / "v.npy"
+    assert run("encode", "--text", "a dog", "--model", model, "--out", out).exit_code == 0
+    assert np.load(out).shape == (1, 64)
+
+
 def test_a_soup_of_one_model_with_itself_is_the_model(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +160,23 @@ def test_a_folder_that_is_no_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "store.json").unlink()
     with pytest.raises(StoreError, match="space is unknown"):
         EmbeddingStore(tmp_path, **SPACE)
+
+
+def test_a_full_disk_is_a_named_error_and_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = two_shards(tmp_path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left on device; earlier rows are unharmed"):
+        store.add([key(7)], rows(1))
+    monkeypatch.undo()
+    assert EmbeddingStore(tmp_path).verify() == []
+    assert store.add([key(7)], rows(1)) == 1
+    assert len(EmbeddingStore(tmp_path)) == 6
 
 
 def test_two_writers_share_one_store(tmp_path: Path) -> None:
