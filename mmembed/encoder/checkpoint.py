@@ -33,6 +33,7 @@ from mmembed.encoder.sentence_transformers_layout import layout_files, layout_pr
 from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.processor import InputConfig, Processor, TokenRange, read_geometry
+from mmembed.inputs.sandbox import MediaDecoder
 
 __all__ = [
     "DESCRIPTION_FILE",
@@ -121,7 +122,7 @@ def load_encoder(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
-    media: MediaPolicy | None = None,
+    media: MediaPolicy | MediaDecoder | None = None,
     num_workers: int = 1,
     inputs: Mapping[str, Any] | None = None,
     encoder: Mapping[str, Any] | None = None,

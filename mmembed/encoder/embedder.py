@@ -28,6 +28,7 @@ from mmembed.errors import ConfigError, InputError
 from mmembed.inputs.collator import pack
 from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.processor import PreparedItem, Processor
+from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.types import MultimodalInput, Role, Text
 
 __all__ = ["Embedder", "EncodeReport"]
@@ -59,7 +60,7 @@ class Embedder:
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
-        media: MediaPolicy | None = None,
+        media: MediaPolicy | MediaDecoder | None = None,
         num_workers: int | None = None,
         revision: str | None = None,
         **options: Any,
@@ -69,7 +70,8 @@ class Embedder:
         Args:
             device: default: CUDA when there is one, else the CPU.
             dtype: default: bfloat16 on CUDA, float32 elsewhere.
-            media: limits and permissions for opening media (URLs are refused by default).
+            media: limits and permissions for opening media (URLs are refused by default), or a
+                `MediaDecoder` that several embedders share.
             num_workers: decode processes and preparing threads; default: cores, at most 8.
             options: `inputs={...}` / `encoder={...}` replace fields of the model folder's
                 settings; `text_errors="replace"`, `allow_special_tokens=True`.

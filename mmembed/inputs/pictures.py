@@ -55,7 +55,7 @@ class VisionGeometry(BaseModel):
 
 def resize(picture: np.ndarray, height: int, width: int) -> Tensor:
     """(H, W, 3) uint8 -> (3, height, width) uint8, antialiased bicubic."""
-    tensor = torch.from_numpy(np.require(picture, requirements="CW")).permute(2, 0, 1)
+    tensor = torch.from_numpy(np.require(picture, requirements=["C", "W"])).permute(2, 0, 1)
     if tensor.shape[1:] == (height, width):
         return tensor
     # channels_last is the layout that the uint8 kernel is fast in; values do not depend on it

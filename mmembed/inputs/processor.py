@@ -109,21 +109,33 @@ class _Draft:
 
 
 class Processor:
-    """Turns items into tensors for one model. Thread-safe; `close()` ends its decode processes."""
+    """Turns items into tensors for one model. Thread-safe; `close()` ends its decode processes.
+
+    Args:
+        media: limits for opening media, or a decoder that several processors share.
+        num_workers: decode processes, when no decoder is given.
+        text_errors: what to do with lone surrogates.
+        allow_special_tokens: treat special-token strings in the user's text as control tokens.
+    """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         config: InputConfig,
         *,
-        media: MediaPolicy | None = None,
+        media: MediaPolicy | MediaDecoder | None = None,
         num_workers: int = 1,
         text_errors: Literal["raise", "replace"] = "raise",
         allow_special_tokens: bool = False,
     ) -> None:
         self.tokens = PromptTokenizer(tokenizer)
         self.config = config
-        self.decoder = MediaDecoder(media or MediaPolicy(), num_workers=num_workers)
+        self._owns_decoder = not isinstance(media, MediaDecoder)
+        self.decoder = (
+            media
+            if isinstance(media, MediaDecoder)
+            else MediaDecoder(media or MediaPolicy(), num_workers=num_workers)
+        )
         self.text_errors = text_errors
         self.allow_special_tokens = allow_special_tokens
         self.pad_ids = {
@@ -133,7 +145,9 @@ class Processor:
         self.side_files: dict[str, bytes] = {}  # tokenizer and settings files, to save again
 
     def close(self) -> None:
-        self.decoder.close()
+        """End the decode processes; a decoder that was passed in stays open."""
+        if self._owns_decoder:
+            self.decoder.close()
 
     def prepare(self, item: MultimodalInput, *, role: Role = "document") -> PreparedItem:
         """Decode, resize and tokenise one item.

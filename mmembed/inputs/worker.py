@@ -20,7 +20,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import ModuleType
+from typing import Any, BinaryIO, cast
 
 from mmembed.errors import InputError, MissingDependencyError
 from mmembed.inputs.media import DecodedMedia, MediaPart, MediaPolicy, decode, part_name
@@ -90,6 +91,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     warnings.simplefilter("ignore")
+    # pymupdf imports its page-layout model when it can; rendering never uses it, and loading it
+    # takes longer than all the rest of a worker's start
+    sys.modules.setdefault("pymupdf.layout", cast(ModuleType, None))
     first = _read(requests)
     if first is None:
         return

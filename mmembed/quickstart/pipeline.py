@@ -16,6 +16,7 @@ from safetensors import safe_open
 from mmembed.encoder.embedder import Embedder
 from mmembed.encoder.scratch import create_checkpoint
 from mmembed.evaluation.html_report import Example, Report, write_report
+from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.quickstart import pages
 from mmembed.quickstart.experiment import Experiment, load_experiment, resolve, scaled_recipe
 from mmembed.quickstart.judge import Judgement, judge
@@ -135,7 +136,7 @@ def _judge_all(
     console: Console,
 ) -> tuple[pages.Models, Judgement]:
     """Every model on every task, all with the same input settings; the matrix is the soup's."""
-    with Progress(console=console) as progress:
+    with Progress(console=console) as progress, MediaDecoder(num_workers=2) as decoder:
 
         def judged(
             label: str,
@@ -151,7 +152,7 @@ def _judge_all(
             return judge(
                 model,
                 wanted,
-                options=options,
+                options={"media": decoder, **(options or {})},
                 on_progress=lambda count: progress.advance(bar, count),
             )
 
