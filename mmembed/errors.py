@@ -1,13 +1,13 @@
 """Every exception that mmembed raises on purpose.
 
-    MMEmbedError
-    |-- InputError (ValueError)          one item of the caller's input cannot be used
-    |-- ConfigError (ValueError)         a YAML file, an option or a combination of options is wrong
-    |-- CheckpointError (ValueError)     a model folder is incomplete, unsafe or of another format
-    |-- SpaceMismatchError (ValueError)  vectors of two different embedding spaces would be mixed
-    |-- StoreError (ValueError)          stored vectors or an index are damaged, in use or unknown
-    |-- TrainingDiverged (RuntimeError)  a loss or gradient is not finite; no weight was changed
-    `-- MissingDependencyError (ImportError)  an optional extra is not installed
+MMEmbedError
+|-- InputError (ValueError)          one item of the caller's input cannot be used
+|-- ConfigError (ValueError)         a YAML file, an option or a combination of options is wrong
+|-- CheckpointError (ValueError)     a model folder is incomplete, unsafe or of another format
+|-- SpaceMismatchError (ValueError)  vectors of two different embedding spaces would be mixed
+|-- StoreError (ValueError)          stored vectors or an index are damaged, in use or unknown
+|-- TrainingDiverged (RuntimeError)  a loss or gradient is not finite; no weight was changed
+`-- MissingDependencyError (ImportError)  an optional extra is not installed
 """
 
 from __future__ import annotations
@@ -109,9 +109,7 @@ class InputError(MMEmbedError, ValueError):
         if self.index is not None:
             outer = index if isinstance(index, tuple) else (index,)
             where = outer + (self.index if isinstance(self.index, tuple) else (self.index,))
-        return InputError(
-            self.code, self.detail, part=self.part, source=self.source, index=where
-        )
+        return InputError(self.code, self.detail, part=self.part, source=self.source, index=where)
 
     def __str__(self) -> str:
         where = "item" if self.index is None else f"item {self.index}"
@@ -150,7 +148,7 @@ class StoreError(MMEmbedError, ValueError):
     """Stored vectors or an index on disk are damaged, in use by another process, or unknown."""
 
 
-class TrainingDiverged(MMEmbedError, RuntimeError):
+class TrainingDiverged(MMEmbedError, RuntimeError):  # noqa: N818  the field's word
     """A loss or gradient norm is not finite. Raised before any weight changes."""
 
     def __init__(self, *, step: int, loss: float, grad_norm: float, source: str) -> None:
@@ -159,8 +157,8 @@ class TrainingDiverged(MMEmbedError, RuntimeError):
         self.grad_norm = grad_norm
         self.source = source
         super().__init__(
-            f"step {step} ({source}): loss {loss}, gradient norm {grad_norm}; no weight was changed. "
-            "Lower learning_rate, raise warmup_ratio, or inspect this batch."
+            f"step {step} ({source}): loss {loss}, gradient norm {grad_norm}; no weight was "
+            "changed. Lower learning_rate, raise warmup_ratio, or inspect this batch."
         )
 
 

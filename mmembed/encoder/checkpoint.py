@@ -227,12 +227,18 @@ def load_extra_tensors(folder: Path) -> dict[str, Tensor]:
     return load_file(path) if path.is_file() else {}
 
 
-def fingerprint(folder: Path, inputs: InputConfig, encoder: EncoderConfig) -> str:
+def fingerprint(
+    folder: Path,
+    inputs: InputConfig,
+    encoder: EncoderConfig,
+    media: MediaPolicy | None = None,
+) -> str:
     """64 hex digits that name an embedding space.
 
     A hash of everything that decides a vector: weights, architecture, tokenizer, prompt, budgets,
-    positions, pooling and head. Not of the folder's name, nor of dtype, device or batch size,
-    which move a vector only within rounding.
+    positions, pooling and head, and those choices of `media` that are not the defaults and change
+    pixels (video reader, page resolution, background). Not of the folder's name, nor of dtype,
+    device or batch size, which move a vector only within rounding.
     """
     digest = hashlib.sha256(b"mmembed embedding space 1\0")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -246,6 +252,9 @@ def fingerprint(folder: Path, inputs: InputConfig, encoder: EncoderConfig) -> st
         "encoder": encoder.model_dump(mode="json", exclude={"matryoshka_dims"}),
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
+    chosen = _pixel_choices(media or MediaPolicy())
+    if chosen:
+        digest.update(json.dumps(chosen, sort_keys=True).encode())
     weights = sorted(folder.glob("*.safetensors"))
     for path in [folder / "tokenizer.json", *(p for p in weights if p.name != _EXTRA_TENSORS)]:
         if path.is_file():
@@ -253,6 +262,17 @@ def fingerprint(folder: Path, inputs: InputConfig, encoder: EncoderConfig) -> st
                 digest.update(path.name.encode() + b"\0")
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def _pixel_choices(media: MediaPolicy) -> dict[str, Any]:
+    """The settings that change decoded pixels, where they differ from the defaults."""
+    default = MediaPolicy()
+    names = ("video_reader", "page_dpi", "background")
+    return {
+        name: getattr(media, name)
+        for name in names
+        if getattr(media, name) != getattr(default, name)
+    }
 
 
 def package_versions() -> dict[str, str]:

@@ -107,7 +107,12 @@ class Embedder:
         if self._fingerprint is None:
             if self.folder is None:
                 raise ConfigError("save the model first: only a model folder has a fingerprint")
-            self._fingerprint = fingerprint(self.folder, self.processor.config, self.encoder.config)
+            self._fingerprint = fingerprint(
+                self.folder,
+                self.processor.config,
+                self.encoder.config,
+                self.processor.decoder.policy,
+            )
         return self._fingerprint
 
     @property

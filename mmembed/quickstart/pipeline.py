@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from safetensors import safe_open
 
 from mmembed.encoder.embedder import Embedder
 from mmembed.encoder.scratch import create_checkpoint
+from mmembed.errors import SpaceMismatchError
 from mmembed.evaluation.html_report import Example, Report, write_report
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.quickstart import pages
@@ -174,11 +176,7 @@ def _search_library(
     content: dict[str, str] = plan.library.call(library)
     shown = []
     with Embedder.from_pretrained(model) as embedder:
-        index = ExactIndex(
-            output / "library.index",
-            fingerprint=embedder.fingerprint,
-            dimension=embedder.embedding_dimension,
-        )
+        index = _fresh_index(output / "library.index", embedder)
         index.settings["model"] = str(model.resolve())
         console.print(str(index_folder(library, embedder=embedder, index=index)))
         searcher = Searcher(embedder, index)
@@ -192,6 +190,16 @@ def _search_library(
                 console.print(f"  {hit.score:.3f}  {place}  ({what})")
             shown.append(pages.found_example(title, query, hits))
     return tuple(shown)
+
+
+def _fresh_index(folder: Path, embedder: Embedder) -> ExactIndex:
+    """The library's index; one that an earlier model of this output made is replaced."""
+    width = embedder.embedding_dimension
+    try:
+        return ExactIndex(folder, fingerprint=embedder.fingerprint, dimension=width)
+    except SpaceMismatchError:
+        shutil.rmtree(folder)
+        return ExactIndex(folder, fingerprint=embedder.fingerprint, dimension=width)
 
 
 def _queries(library: Path, content: Mapping[str, str]) -> dict[str, MultimodalInput]:

@@ -16,6 +16,7 @@ from transformers import AutoProcessor, AutoTokenizer, Qwen2VLModel
 
 from mmembed.encoder.checkpoint import save_encoder
 from mmembed.encoder.embedder import Embedder
+from mmembed.inputs.media import MediaPolicy
 from mmembed.types import Image, MultimodalInput, Page, Text, Video
 
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -281,3 +282,19 @@ def test_sentence_transformers_loads_a_saved_folder_with_equal_vectors(embedder,
     assert_equal(embedder.encode(pictures), peer.encode(pictures))
     with_prompt = peer.encode(texts[:1], prompt="Find it: ")
     assert_equal(embedder.encode(texts[:1], instruction="Find it: "), with_prompt)
+
+
+def test_fingerprint_names_what_changes_a_vector_and_nothing_else(tiny_checkpoint, tmp_path):
+    def named(**options):
+        with Embedder.from_pretrained(tiny_checkpoint, num_workers=1, **options) as loaded:
+            return loaded.fingerprint
+
+    plain = named()
+    assert plain == named(dtype="bfloat16") == named(media=MediaPolicy(timeout_seconds=5))
+    others = [
+        named(inputs={"position_ids": "flat"}),
+        named(inputs={"image_tokens": {"min": 4, "max": 8}}),
+        named(encoder={"pooling": "mean"}),
+        named(media=MediaPolicy(page_dpi=72)),
+    ]
+    assert len({plain, *others}) == 5
