@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmembed.encoder.checkpoint import DESCRIPTION_FILE, fingerprint, read_description
+from mmembed.encoder.checkpoint import DESCRIPTION_FILE, read_description, write_description
 from mmembed.encoder.encoder import EncoderConfig
 from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.processor import InputConfig
@@ -289,20 +289,20 @@ def _describe(folder: Path, members: Sequence[Path], method: str, shares: Sequen
     description = read_description(folder)
     if not description:
         return  # members are plain Hugging Face folders, so is their soup
-    description["fingerprint"] = fingerprint(
+    write_description(
         folder,
         InputConfig(**description["inputs"]),
-        EncoderConfig(**description["encoder"]),
+        EncoderConfig(**description.get("encoder", {})),
+        embedding_dimension=description["embedding_dimension"],
+        recipe=description.get("recipe"),
+        soup={
+            "method": method,
+            "members": [
+                {"fingerprint": read_description(member).get("fingerprint"), "weight": share}
+                for member, share in zip(members, shares, strict=True)
+            ],
+        },
     )
-    description["soup"] = {
-        "method": method,
-        "members": [
-            {"fingerprint": read_description(member).get("fingerprint"), "weight": share}
-            for member, share in zip(members, shares, strict=True)
-        ],
-    }
-    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
 
 
 def _sync(folder: Path) -> None:

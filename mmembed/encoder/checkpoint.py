@@ -8,16 +8,13 @@ and `EncoderConfig`. What is saved also loads in sentence-transformers, where th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import platform
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +26,7 @@ from torch import Tensor
 
 from mmembed.encoder.backbone import load_backbone
 from mmembed.encoder.encoder import Encoder, EncoderConfig
+from mmembed.encoder.identity import EXTRA_TENSORS_FILE, fingerprint, package_versions
 from mmembed.encoder.sentence_transformers_layout import layout_files, layout_problem
 from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.media import MediaPolicy
@@ -37,19 +35,17 @@ from mmembed.inputs.sandbox import MediaDecoder
 
 __all__ = [
     "DESCRIPTION_FILE",
-    "fingerprint",
     "load_encoder",
     "load_extra_tensors",
-    "package_versions",
     "read_description",
     "resolve_folder",
     "save_encoder",
+    "write_description",
 ]
 
 logger = logging.getLogger(__name__)
 
 DESCRIPTION_FILE = "mmembed.json"
-_EXTRA_TENSORS = "mmembed_extra.safetensors"
 _FORMAT = 1
 _SIDE_FILES = (
     "tokenizer.json",
@@ -202,18 +198,14 @@ def save_encoder(
         _write_layout(aside, encoder, processor.config)
         if extra_tensors:
             tensors = {k: v.detach().cpu().contiguous() for k, v in extra_tensors.items()}
-            save_file(tensors, aside / _EXTRA_TENSORS)
-        description = {
-            "format": _FORMAT,
-            "inputs": processor.config.model_dump(mode="json"),
-            "encoder": encoder.config.model_dump(mode="json"),
-            "embedding_dimension": encoder.embedding_dimension,
-            "fingerprint": fingerprint(aside, processor.config, encoder.config),
-            "recipe": dict(recipe) if recipe else None,
-            "versions": package_versions(),
-        }
-        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-        (aside / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+            save_file(tensors, aside / EXTRA_TENSORS_FILE)
+        write_description(
+            aside,
+            processor.config,
+            encoder.config,
+            embedding_dimension=encoder.embedding_dimension,
+            recipe=recipe,
+        )
         _sync(aside)
         _replace_folder(aside, folder)
     finally:
@@ -221,69 +213,34 @@ def save_encoder(
             shutil.rmtree(aside)
 
 
-def load_extra_tensors(folder: Path) -> dict[str, Tensor]:
-    """The `extra_tensors` a folder was saved with; empty when there are none."""
-    path = folder / _EXTRA_TENSORS
-    return load_file(path) if path.is_file() else {}
-
-
-def fingerprint(
+def write_description(
     folder: Path,
     inputs: InputConfig,
     encoder: EncoderConfig,
-    media: MediaPolicy | None = None,
-) -> str:
-    """64 hex digits that name an embedding space.
-
-    A hash of everything that decides a vector: weights, architecture, tokenizer, prompt, budgets,
-    positions, pooling and head, and those choices of `media` that are not the defaults and change
-    pixels (video reader, page resolution, background). Not of the folder's name, nor of dtype,
-    device or batch size, which move a vector only within rounding.
-    """
-    digest = hashlib.sha256(b"mmembed embedding space 1\0")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"):
-        config.pop(key, None)
-    settings = {
-        "config": config,
-        "inputs": inputs.model_dump(
-            mode="json", exclude={"prompts": True, "prompt": {"note", "name"}}
-        ),
-        "encoder": encoder.model_dump(mode="json", exclude={"matryoshka_dims"}),
+    *,
+    embedding_dimension: int,
+    recipe: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> None:
+    """Write `mmembed.json` beside the finished files of a checkpoint; `more` are further keys."""
+    description = {
+        "format": _FORMAT,
+        "inputs": inputs.model_dump(mode="json"),
+        "encoder": encoder.model_dump(mode="json"),
+        "embedding_dimension": embedding_dimension,
+        "fingerprint": fingerprint(folder, inputs, encoder),
+        "recipe": dict(recipe) if recipe else None,
+        "versions": package_versions(),
+        **more,
     }
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    chosen = _pixel_choices(media or MediaPolicy())
-    if chosen:
-        digest.update(json.dumps(chosen, sort_keys=True).encode())
-    weights = sorted(folder.glob("*.safetensors"))
-    for path in [folder / "tokenizer.json", *(p for p in weights if p.name != _EXTRA_TENSORS)]:
-        if path.is_file():
-            with path.open("rb") as file:
-                digest.update(path.name.encode() + b"\0")
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
 
 
-def _pixel_choices(media: MediaPolicy) -> dict[str, Any]:
-    """The settings that change decoded pixels, where they differ from the defaults."""
-    default = MediaPolicy()
-    names = ("video_reader", "page_dpi", "background")
-    return {
-        name: getattr(media, name)
-        for name in names
-        if getattr(media, name) != getattr(default, name)
-    }
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what decides numbers, for provenance."""
-    found = {"python": platform.python_version()}
-    for name in ("mmembed", "torch", "transformers", "tokenizers", "pillow", "av", "pymupdf"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def load_extra_tensors(folder: Path) -> dict[str, Tensor]:
+    """The `extra_tensors` a folder was saved with; empty when there are none."""
+    path = folder / EXTRA_TENSORS_FILE
+    return load_file(path) if path.is_file() else {}
 
 
 def _default_inputs(folder: Path) -> dict[str, Any]:

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from mmembed.encoder.batching import Window, batches, unique_items, windows
-from mmembed.encoder.checkpoint import fingerprint, load_encoder, resolve_folder
+from mmembed.encoder.checkpoint import load_encoder, resolve_folder
 from mmembed.encoder.encoder import Encoder
 from mmembed.encoder.head import Precision, quantize
+from mmembed.encoder.identity import fingerprint
 from mmembed.encoder.report import EncodeReport, EncodeRun
 from mmembed.errors import ConfigError, InputError
 from mmembed.inputs.collator import pack

@@ -25,7 +25,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from mmembed.encoder.checkpoint import DESCRIPTION_FILE, fingerprint, package_versions
+from mmembed.encoder.checkpoint import write_description
 from mmembed.encoder.encoder import EncoderConfig
 from mmembed.errors import ConfigError
 from mmembed.inputs.processor import InputConfig, TokenRange
@@ -218,18 +218,7 @@ def create_checkpoint(
         prompt=template, image_tokens=budget, frame_tokens=budget, page_tokens=budget
     )
     encoder = EncoderConfig()
-    _write_json(
-        folder / DESCRIPTION_FILE,
-        {
-            "format": 1,
-            "inputs": inputs.model_dump(mode="json"),
-            "encoder": encoder.model_dump(mode="json"),
-            "embedding_dimension": hidden_size,
-            "fingerprint": fingerprint(folder, inputs, encoder),
-            "recipe": None,
-            "versions": package_versions(),
-        },
-    )
+    write_description(folder, inputs, encoder, embedding_dimension=hidden_size)
     return folder
 
 

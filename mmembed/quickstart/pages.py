@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from mmembed.encoder.checkpoint import package_versions
+from mmembed.encoder.identity import package_versions
 from mmembed.evaluation.html_report import (
     Card,
     Example,
@@ -160,8 +160,9 @@ def charts(stages: Mapping[str, Path]) -> tuple[LineChart, ...]:
         )
         for title, key, smoothing in (
             ("Loss", "loss", 0.9),
-            ("Temperature", "tau", 0.0),
+            ("Temperature", "temperature", 0.0),
             ("In-batch accuracy", "accuracy", 0.9),
+            ("Masked share of negatives", "masked_fraction", 0.0),
         )
         if _lines(rows, key)
     )

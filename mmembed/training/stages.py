@@ -35,7 +35,8 @@ from rich.text import Text
 from mmembed.config.files import dump_recipe, parse_recipe
 from mmembed.config.recipe import ModelConfig, Recipe, StageConfig
 from mmembed.data.mixture import build_mixture
-from mmembed.encoder.checkpoint import load_encoder, package_versions, resolve_folder
+from mmembed.encoder.checkpoint import load_encoder, resolve_folder
+from mmembed.encoder.identity import package_versions
 from mmembed.errors import ConfigError
 from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.prompt import load_template

@@ -18,8 +18,9 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from mmembed.encoder.checkpoint import fingerprint, load_encoder, read_description
+from mmembed.encoder.checkpoint import load_encoder, read_description
 from mmembed.encoder.encoder import EncoderConfig
+from mmembed.encoder.identity import fingerprint
 from mmembed.encoder.scratch import SPECIAL_TOKENS, create_checkpoint
 from mmembed.errors import ConfigError
 from mmembed.inputs.processor import TokenRange

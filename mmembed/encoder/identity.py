@@ -1,0 +1,78 @@
+"""Which model is this: the fingerprint of an embedding space, and the versions behind numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mmembed.encoder.encoder import EncoderConfig
+from mmembed.inputs.media import MediaPolicy
+from mmembed.inputs.processor import InputConfig
+
+__all__ = ["EXTRA_TENSORS_FILE", "fingerprint", "package_versions"]
+
+# Tensors beside the model (learned temperatures, ...): no part of the embedding space.
+EXTRA_TENSORS_FILE = "mmembed_extra.safetensors"
+
+
+def fingerprint(
+    folder: Path,
+    inputs: InputConfig,
+    encoder: EncoderConfig,
+    media: MediaPolicy | None = None,
+) -> str:
+    """64 hex digits that name an embedding space.
+
+    A hash of everything that decides a vector: weights, architecture, tokenizer, prompt, budgets,
+    positions, pooling and head, and those choices of `media` that are not the defaults and change
+    pixels (video reader, page resolution, background). Not of the folder's name, nor of dtype,
+    device or batch size, which move a vector only within rounding.
+    """
+    digest = hashlib.sha256(b"mmembed embedding space 1\0")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"):
+        config.pop(key, None)
+    settings = {
+        "config": config,
+        "inputs": inputs.model_dump(
+            mode="json", exclude={"prompts": True, "prompt": {"note", "name"}}
+        ),
+        "encoder": encoder.model_dump(mode="json", exclude={"matryoshka_dims"}),
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    chosen = _pixel_choices(media or MediaPolicy())
+    if chosen:
+        digest.update(json.dumps(chosen, sort_keys=True).encode())
+    weights = sorted(folder.glob("*.safetensors"))
+    for path in [folder / "tokenizer.json", *(p for p in weights if p.name != EXTRA_TENSORS_FILE)]:
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(path.name.encode() + b"\0")
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _pixel_choices(media: MediaPolicy) -> dict[str, Any]:
+    """The settings that change decoded pixels, where they differ from the defaults."""
+    default = MediaPolicy()
+    names = ("video_reader", "page_dpi", "background")
+    return {
+        name: getattr(media, name)
+        for name in names
+        if getattr(media, name) != getattr(default, name)
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what decides numbers, for provenance."""
+    found = {"python": platform.python_version()}
+    for name in ("mmembed", "torch", "transformers", "tokenizers", "pillow", "av", "pymupdf"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
