@@ -5,8 +5,9 @@ stand in one row (`cu_seq_lens_q`); a token attends only inside its own sequence
 as its module says. Two kernels give the same vectors:
 
 - CUDA in half precision: `torch.nn.attention.varlen.varlen_attn` (flash attention, no padding).
-- anywhere else: sequences of equal length are batched into one `scaled_dot_product_attention`,
-  which is exact, needs no mask, and beats both padding and a Python loop over sequences.
+- anywhere else: sequences of equal (causal: of similar) length are batched into one
+  `scaled_dot_product_attention`, which is exact, needs no mask, and beats both padding the whole
+  forward and a Python loop over sequences.
 
 The registered name contains "flash" because transformers decides by that word whether to hand the
 whole packed row over (with `cu_seqlens`) or to split it in a Python loop first.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby
 from typing import Any
@@ -29,6 +31,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 __all__ = ["ATTENTION_NAME", "cumulative", "packed_attention", "use_packed_attention"]
 
 ATTENTION_NAME = "mmembed_packed_flash"
+
+# Up to this length attention is cheap beside the matrix products, so filling up costs little.
+_SHORT = 256
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
@@ -77,27 +82,55 @@ def packed_attention(
             return kernel(query, key, value, cu_seq_lens_q, scaling, causal), None
     if lengths is None:
         lengths = tuple(torch.diff(cu_seq_lens_q).tolist())
-    return _grouped_attention(query, key, value, lengths, scaling, dropout, causal), None
+    return _batched_attention(query, key, value, lengths, scaling, dropout, causal), None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How S packed sequences become a few dense batches.
+
+    Attributes:
+        batches: (length, count) of each batch, in order.
+        take: token of each row of the batches, or None when the packed row already is that.
+        give: row of the batches of each token (T,), or None likewise.
+    """
+
+    batches: tuple[tuple[int, int], ...]
+    take: Tensor | None
+    give: Tensor | None
 
 
 @lru_cache(maxsize=64)
-def _groups(lengths: tuple[int, ...]) -> tuple[tuple[tuple[int, int], ...], Tensor | None]:
-    """((length, count), ...) runs, and the token order that makes equal lengths neighbours.
+def _plan(lengths: tuple[int, ...], causal: bool) -> _Plan:
+    """Batch sequences of equal length; under a causal mask also of similar length.
 
-    The order is None when they already are (the embedder sorts by length, so this is usual).
+    Rows that fill up a shorter sequence stand behind it, where causal attention never looks, and
+    their own results are dropped: exact, without a mask.
     """
     runs = tuple((length, len(list(run))) for length, run in groupby(lengths))
-    if len(runs) == len({length for length, _ in runs}):
-        return runs, None
-    sizes = torch.tensor(lengths)
-    begins = torch.cumsum(sizes, 0) - sizes
-    ranks = torch.argsort(sizes, stable=True)
-    order = torch.cat([torch.arange(int(begins[i]), int(begins[i] + sizes[i])) for i in ranks])
-    ordered = sorted(lengths)
-    return tuple((length, len(list(run))) for length, run in groupby(ordered)), order
+    if len(runs) == len({length for length, _ in runs}) and (not causal or len(runs) <= 3):
+        return _Plan(runs, None, None)
+    batches: list[tuple[int, int]] = []
+    ranks = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for rank in ranks:
+        share = 1.0 if not causal else 0.75 if lengths[rank] <= _SHORT else 0.9
+        if batches and lengths[rank] >= share * batches[-1][0]:
+            batches[-1] = (batches[-1][0], batches[-1][1] + 1)
+        else:
+            batches.append((lengths[rank], 1))
+    sizes = torch.tensor([lengths[rank] for rank in ranks])
+    begins = torch.cumsum(torch.tensor(lengths), 0)[ranks] - sizes
+    filled = torch.cat([torch.full((count,), length) for length, count in batches])
+    first = torch.cumsum(filled, 0) - filled  # row of the batches at which each sequence begins
+    offset = torch.arange(int(filled.sum())) - torch.repeat_interleave(first, filled)
+    inside = offset < torch.repeat_interleave(sizes, filled)
+    take = torch.repeat_interleave(begins, filled) + offset * inside
+    give = torch.empty(sum(lengths), dtype=torch.long)
+    give[take[inside]] = inside.nonzero().squeeze(1)
+    return _Plan(tuple(batches), take, give)
 
 
-def _grouped_attention(
+def _batched_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -106,15 +139,15 @@ def _grouped_attention(
     dropout: float,
     causal: bool,
 ) -> Tensor:
-    runs, order = _groups(lengths)
+    plan = _plan(lengths, causal)
     heads, kv_heads, width = query.shape[1], key.shape[1], query.shape[3]
     rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, heads, D)
-    if order is not None:
-        order = order.to(query.device)
-        rows = [tensor.index_select(0, order) for tensor in rows]
+    if plan.take is not None:
+        take = plan.take.to(query.device)
+        rows = [tensor.index_select(0, take) for tensor in rows]
     outputs: list[Tensor] = []
     begin = 0
-    for length, count in runs:
+    for length, count in plan.batches:
         end = begin + length * count
         q, k, v = (
             tensor[begin:end].reshape(count, length, -1, width).transpose(1, 2) for tensor in rows
@@ -129,10 +162,8 @@ def _grouped_attention(
         outputs.append(mixed.transpose(1, 2).reshape(count * length, heads, width))
         begin = end
     packed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # (T, H, D)
-    if order is not None:
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(len(order), device=order.device)
-        packed = packed.index_select(0, inverse)
+    if plan.give is not None:
+        packed = packed.index_select(0, plan.give.to(query.device))
     return packed.unsqueeze(0)
 
 
