@@ -9,10 +9,12 @@ import base64
 import binascii
 import re
 import stat
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from mmembed.errors import InputError
 
@@ -26,12 +28,14 @@ __all__ = [
     "MediaKind",
     "MediaSource",
     "Url",
+    "check_option",
     "image_source",
     "invalid_type",
     "is_picture",
     "kind_of_suffix",
     "media_kind",
     "media_source",
+    "page_numbers",
     "sniff_media",
 ]
 
@@ -65,6 +69,8 @@ def invalid_type(value: Any, accepted: str, *, part: str = "item") -> InputError
 
 def is_picture(value: Any) -> bool:
     """PIL image or array, without importing PIL or numpy for people who use neither."""
+    if isinstance(value, str | bytes):  # numpy's strings are paths, not pictures
+        return False
     modules = {base.__module__.split(".")[0] for base in type(value).__mro__}
     return "PIL" in modules or ("numpy" in modules and hasattr(value, "ndim"))
 
@@ -91,7 +97,7 @@ def media_source(value: Any, part: str) -> MediaSource:
     if scheme == "data":
         return _decode_data_uri(value, part)
     if scheme == "file":
-        return Path(unquote(urlsplit(value).path))
+        return _path_of_file_uri(value, part)
     if scheme and "://" in value[:40]:
         raise InputError(
             "forbidden_url",
@@ -103,18 +109,71 @@ def media_source(value: Any, part: str) -> MediaSource:
     return Path(value)
 
 
+def _path_of_file_uri(uri: str, part: str) -> Path:
+    try:
+        fields = urlsplit(uri)
+    except ValueError:
+        raise InputError("not_found", "the file URI is malformed", part=part) from None
+    if fields.netloc.lower() not in {"", "localhost"}:
+        raise InputError("forbidden_url", "the file URI names another host", part=part)
+    return Path(unquote(fields.path))
+
+
 def _decode_data_uri(uri: str, part: str) -> bytes:
     header, comma, payload = uri[5:].partition(",")
     if not comma:
         raise InputError("corrupt", "the data-URI has no comma", part=part, source="data-URI")
     if not header.lower().endswith(";base64"):
-        return unquote(payload).encode("latin-1", errors="replace")
+        return unquote_to_bytes(payload)
     try:
         return base64.b64decode("".join(payload.split()), validate=True)
     except (binascii.Error, ValueError):
         raise InputError(
             "corrupt", "the data-URI is not valid base64", part=part, source="data-URI"
         ) from None
+
+
+_LARGEST = 2**31 - 1
+
+
+def check_option(name: str, value: Any, part: str) -> None:
+    """Refuse an option of a part whose type could only fail later; None means not given.
+
+    Raises:
+        InputError: `invalid_type`.
+    """
+    if value is None:
+        return
+    if name in {"min_tokens", "max_tokens", "num_frames"}:
+        fits = _is_whole(value) and 1 <= value <= _LARGEST
+        accepted = f"a whole number from 1 to {_LARGEST:,} as {name}"
+    elif name in {"fps", "start", "end"}:
+        fits = abs(value) <= _LARGEST if _is_whole(value) else isinstance(value, Real)
+        accepted = f"a number as {name}"
+    else:
+        fits, accepted = isinstance(value, str), f"str as {name}"
+    if not fits or isinstance(value, bool):
+        raise invalid_type(value, accepted, part=part)
+
+
+def page_numbers(value: Any) -> str:
+    """`3`, `[1, 4]` or `"1-5"` -> what `Page.pages` holds.
+
+    Raises:
+        InputError: `invalid_type`.
+    """
+    several = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
+    pages = list(value) if several else [value]
+    fits = (isinstance(n, str) or (_is_whole(n) and abs(n) <= _LARGEST) for n in pages)
+    if not pages or not all(fits):
+        raise invalid_type(
+            value, "a page number, a list of them, or str such as '1-5', as pages", part="pdf"
+        )
+    return ",".join(map(str, pages))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def sniff_media(head: bytes) -> MediaKind | None:

@@ -9,8 +9,9 @@ values (`pathlib.Path`, `PIL.Image`, `bytes` under a key, ...) or under the keys
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -20,12 +21,14 @@ from mmembed.sources import (
     ImageSource,
     MediaSource,
     Url,
+    check_option,
     image_source,
     invalid_type,
     is_picture,
     kind_of_suffix,
     media_kind,
     media_source,
+    page_numbers,
 )
 
 __all__ = [
@@ -136,8 +139,13 @@ class MultimodalInput:
         Raises:
             InputError: `invalid_type` or `empty`, saying which value and what is accepted.
         """
-        built = cls(*_parse_item(item))
-        return built if instruction is None else replace(built, instruction=instruction)
+        try:
+            parts, own_instruction = _parse_item(item)
+        except RecursionError:
+            raise InputError("invalid_type", "the item is nested too deeply") from None
+        built = cls(parts, own_instruction if instruction is None else instruction)
+        _check_item(built)
+        return built
 
     @property
     def modality(self) -> str:
@@ -218,8 +226,6 @@ def _parse_mapping(item: Mapping[str, Any]) -> tuple[tuple[Part, ...], str | Non
             f"unknown key {', '.join(map(repr, unknown))}; known: {', '.join(sorted(_ITEM_KEYS))}",
         )
     instruction = item.get("instruction")
-    if instruction is not None and not isinstance(instruction, str):
-        raise invalid_type(instruction, "str or None as instruction")
     if "content" in item:
         mixed = sorted(set(item) - {"content", "instruction"})
         if mixed:
@@ -237,14 +243,15 @@ def _parse_mapping(item: Mapping[str, Any]) -> tuple[tuple[Part, ...], str | Non
         if value is None:
             continue
         options = {name: item[name] for name in _OPTIONS[kind] if item.get(name) is not None}
-        if kind == "page" and isinstance(value, int):
+        if kind == "page" and isinstance(value, Integral):
             # {"pdf": file, "page": 3}: the page number of the file beside it
             continue
-        if kind == "pdf" and isinstance(item.get("page"), int):
+        if kind == "pdf" and isinstance(item.get("page"), Integral):
             if "pages" in options:
                 raise InputError("invalid_type", "give 'page' or 'pages', not both", part="pdf")
-            options["pages"] = str(item["page"])
-        consumed.update(_OPTIONS[kind], _MEDIA_KEYS)
+            options["pages"] = item["page"]
+            consumed.add("page")
+        consumed.update(_OPTIONS[kind], {kind})
         parts.extend(_media_parts(kind, value, options))
     text = item.get("text")
     if text is not None:
@@ -263,11 +270,15 @@ def _parse_mapping(item: Mapping[str, Any]) -> tuple[tuple[Part, ...], str | Non
 def _media_parts(kind: str, value: Any, options: dict[str, Any]) -> list[Part]:
     """Parts of one key. A list holds several media, except that a list of pictures is one video."""
     if isinstance(value, Image | Video | Page):
+        if options or not isinstance(value, {"image": Image, "video": Video}.get(kind, Page)):
+            found = ", ".join([f"{type(value).__name__} under {kind!r}", *options])
+            allowed = "a part of that kind, with its options inside"
+            raise InputError("invalid_type", f"{found}; allowed: {allowed}", part=kind)
         return [value]
     if kind == "video" and isinstance(value, list | tuple):
         if not value:
             raise InputError("no_frames", "the list of frames is empty", part="video")
-        frames = tuple(image_source(frame) for frame in value)
+        frames = tuple(_frame(number, frame) for number, frame in enumerate(value))
         if all(_names_video(frame) for frame in frames):
             return [Video(frame, **options) for frame in frames]  # type: ignore[arg-type]
         return [Video(frames, **options)]
@@ -278,11 +289,16 @@ def _media_parts(kind: str, value: Any, options: dict[str, Any]) -> list[Part]:
         return [Image(image_source(entry), **options) for entry in values]
     if kind == "video":
         return [Video(media_source(entry, "video"), **options) for entry in values]
-    if "pages" in options and not isinstance(options["pages"], str):
-        pages = options["pages"]
-        pages = pages if isinstance(pages, Iterable) else [pages]
-        options = {**options, "pages": ",".join(str(page) for page in pages)}
+    if "pages" in options:
+        options = {**options, "pages": page_numbers(options["pages"])}
     return [Page(media_source(entry, "pdf"), **options) for entry in values]
+
+
+def _frame(number: int, frame: Any) -> ImageSource:
+    try:
+        return image_source(frame)
+    except InputError as error:
+        raise error.at(("frames", number)) from None
 
 
 def _parse_content(content: Any) -> tuple[Part, ...]:
@@ -293,10 +309,7 @@ def _parse_content(content: Any) -> tuple[Part, ...]:
         if isinstance(entry, Mapping) and "type" in entry:
             parts.extend(_parse_typed_entry(entry))
         else:
-            inner, instruction = _parse_item(entry)
-            if instruction is not None:
-                raise InputError("invalid_type", "instruction belongs to the item, not to a part")
-            parts.extend(inner)
+            parts.extend(_without_instruction(*_parse_item(entry)))
     if not parts:
         raise InputError("empty", "the content list has no parts")
     return tuple(parts)
@@ -316,7 +329,13 @@ def _parse_typed_entry(entry: Mapping[str, Any]) -> tuple[Part, ...]:
             f"content entry of type {kind!r} needs a value under the key of its type; "
             "known types: text, image, image_url, video, video_url, pdf, page",
         )
-    return _parse_mapping(value)[0]
+    return _without_instruction(*_parse_mapping(value))
+
+
+def _without_instruction(parts: tuple[Part, ...], instruction: str | None) -> tuple[Part, ...]:
+    if instruction is not None:
+        raise InputError("invalid_type", "instruction belongs to the item, not to a part")
+    return parts
 
 
 def _parse_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[Part, ...], str | None]:
@@ -331,7 +350,8 @@ def _parse_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[Part, 
             pieces = _parse_content(content)
             if not all(isinstance(piece, Text) for piece in pieces):
                 raise InputError("invalid_type", "a system message may only hold text")
-            instruction = "".join(piece.text for piece in pieces if isinstance(piece, Text))
+            written = [piece.text for piece in pieces if isinstance(piece, Text)]
+            instruction = "".join([instruction or "", *written])
         elif message["role"] == "user":
             parts.extend(_parse_content(content))
         else:
@@ -343,6 +363,26 @@ def _parse_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[Part, 
     if not parts:
         raise InputError("empty", "the chat has no user content")
     return tuple(parts), instruction
+
+
+def _check_item(item: MultimodalInput) -> None:
+    """Refuse values of types that could only fail later, also in parts that the caller made."""
+    if item.instruction is not None and not isinstance(item.instruction, str):
+        raise invalid_type(item.instruction, "str or None as instruction")
+    if not item.parts:
+        raise InputError("empty", "the item has no parts")
+    for part in item.parts:
+        if isinstance(part, Text):
+            if not isinstance(part.text, str):
+                raise invalid_type(part.text, "str", part="text")
+        elif isinstance(part, Image | Video | Page):
+            kind = "pdf" if isinstance(part, Page) else type(part).__name__.lower()
+            if isinstance(part.source, list):
+                raise invalid_type(part.source, "one source, or a tuple of frames", part=kind)
+            for option in fields(part)[1:]:
+                check_option(option.name, getattr(part, option.name), kind)
+        else:
+            raise invalid_type(part, "Text, Image, Video or Page as a part")
 
 
 def _names_video(source: ImageSource) -> bool:
