@@ -19,7 +19,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from mmembed.errors import ConfigError
 from mmembed.types import Role
@@ -94,6 +101,15 @@ class PromptTemplate(BaseModel):
             raise ValueError("template must hold the field {content} exactly once")
         return template
 
+    @field_validator("instruction_format", "image", "video")
+    @classmethod
+    def _has_its_place(cls, markup: str, info: ValidationInfo) -> str:
+        name = info.field_name
+        place = "{instruction}" if name == "instruction_format" else f"<|{name}_pad|>"
+        if markup.count(place) != 1:
+            raise ValueError(f"must hold {place} exactly once")
+        return markup
+
     def resolve_instruction(self, instruction: str | None, role: Role) -> str:
         """The instruction text that will be written: the item's, else the role's default."""
         chosen = self.instructions.get(role, "") if instruction is None else instruction
@@ -156,11 +172,10 @@ class PromptTemplate(BaseModel):
                 placed = True
             if isinstance(piece, Placeholder):
                 markup = self.image if piece.medium == "image" else self.video
-                before, pad, after = _split_pad(markup, piece.medium)
+                before, _, after = markup.partition(f"<|{piece.medium}_pad|>")
                 yield Literals(before)
-                yield Placeholder(piece.medium)
+                yield piece
                 yield Literals(after)
-                assert pad
             else:
                 yield piece
         if not placed:
@@ -173,10 +188,6 @@ class PromptTemplate(BaseModel):
         )
 
 
-def _split_pad(markup: str, medium: str) -> tuple[str, str, str]:
-    return markup.partition(f"<|{medium}_pad|>")
-
-
 def _prompt_folders() -> list[Path]:
     package = Path(__file__).resolve().parents[1]
     return [package.parent / "configs" / "prompts", package / "_configs" / "prompts"]
@@ -187,13 +198,19 @@ def load_template(name: str) -> PromptTemplate:
     """A shipped template by name, or one from a `.json` file.
 
     Raises:
-        ConfigError: no such template; the message lists the shipped ones.
+        ConfigError: no such template (the message lists the shipped ones), or a broken file.
     """
     candidates = [Path(name)] if name.endswith(".json") else []
     candidates += [folder / f"{name}.json" for folder in _prompt_folders()]
     for path in candidates:
         if path.is_file():
-            return parse_template(json.loads(path.read_text(encoding="utf-8")), str(path))
+            try:
+                fields = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ConfigError(f"prompt template {path} is not valid JSON: {error}") from None
+            if not isinstance(fields, dict):
+                raise ConfigError(f"prompt template {path} is no JSON object")
+            return parse_template(fields, str(path))
     known = sorted({path.stem for folder in _prompt_folders() for path in folder.glob("*.json")})
     raise ConfigError(
         f"prompt {name!r} is neither a shipped template nor a .json file; shipped: "

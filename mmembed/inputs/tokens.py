@@ -23,6 +23,7 @@ __all__ = ["PromptTokenizer", "TokenPlan"]
 # A first cut in characters, so that a megabyte of text costs no megabyte of tokenisation. Ordinary
 # text has 1.5 (Chinese) to 5 (English) characters a token; a cut that was too tight is widened.
 _CHARACTERS_PER_TOKEN = 12
+_PADS = frozenset({"<|image_pad|>", "<|video_pad|>"})
 
 
 @dataclass
@@ -83,7 +84,12 @@ class PromptTokenizer:
         return self._control[token]
 
     def plan(self, runs: Sequence[Run], *, allow_special_tokens: bool = False) -> TokenPlan:
-        """Merge neighbouring characters into chunks; split control tokens off literals only."""
+        """Merge neighbouring characters into chunks; split control tokens off literals only.
+
+        Raises:
+            InputError: `invalid_text`: with `allow_special_tokens`, a text that stands for a
+                picture nobody gave.
+        """
         plan = TokenPlan()
 
         def chunk() -> _Chunk:
@@ -98,6 +104,13 @@ class PromptTokenizer:
                 plan.pieces.append(run)
             elif isinstance(run, Literals) or allow_special_tokens:
                 for piece in self._split.split(run.text):
+                    if piece in _PADS and isinstance(run, UserText):
+                        raise InputError(
+                            "invalid_text",
+                            f"the text holds {piece}, which stands for a picture; give the "
+                            "picture itself as a part",
+                            part="text",
+                        )
                     if piece in self._control:
                         plan.pieces.append(self._control[piece])
                     elif piece:

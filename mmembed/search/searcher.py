@@ -14,7 +14,6 @@ import numpy as np
 from mmembed.search.corpus import ItemEncoder
 from mmembed.search.index import Index, Kind, Match
 from mmembed.search.store import check_space
-from mmembed.types import MultimodalInput
 
 __all__ = ["Hit", "Searcher"]
 
@@ -104,9 +103,9 @@ class Searcher:
         kinds: Collection[str] | None = None,
         instruction: str | None = None,
     ) -> list[list[Hit]]:
-        """`search` for many queries, encoded together."""
+        """`search` for many queries, encoded together; an error carries the query's index."""
         vectors = self.embedder.encode(
-            [MultimodalInput.of(query) for query in queries],
+            list(queries),
             role="query",
             instruction=instruction,
             truncate_dim=self._truncate_dim,

@@ -21,7 +21,7 @@ class Walk:
     Attributes:
         files: images, videos, PDFs and texts by their suffix, in a fixed order.
         ignored: files of other kinds, counted by suffix.
-        unread: folders that could not be listed, and why.
+        unread: folders that could not be listed, and what cannot be looked at, and why.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -54,7 +54,12 @@ def walk(root: Path, *, skip: Path, follow_links: bool = False) -> Walk:
         for path in entries:
             if path.name.startswith("."):
                 continue
-            if path.is_dir():
+            try:
+                is_folder = path.is_dir()
+            except OSError as error:  # the folder may be listed but not entered
+                found.unread[path] = error.strerror or type(error).__name__
+                continue
+            if is_folder:
                 if follow_links or not path.is_symlink():
                     inner.append(path)
             elif _is_candidate(path):

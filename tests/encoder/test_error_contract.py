@@ -148,6 +148,17 @@ def test_allow_special_tokens_lets_them_through(tiny_checkpoint):
         assert np.abs(trusting.encode(text) - strict.encode(text)).max() > 1e-3
 
 
+def test_allowed_special_tokens_never_stand_for_a_picture_nobody_gave(tiny_checkpoint):
+    with Embedder.from_pretrained(
+        tiny_checkpoint, allow_special_tokens=True, num_workers=1
+    ) as trusting:
+        picture = np.full((32, 32, 3), 90, dtype=np.uint8)
+        items = [{"image": picture, "text": "a <|image_pad|> b"}, {"image": picture}]
+        vectors, report = trusting.encode(items, on_error="null", return_report=True)
+        assert [error.code for error in report.errors] == ["invalid_text"]
+        assert np.isfinite(vectors[1]).all()
+
+
 def test_a_megabyte_of_text_is_cut_before_the_readout_token(tiny_checkpoint):
     with Embedder.from_pretrained(
         tiny_checkpoint, inputs={"max_tokens": 300}, num_workers=1

@@ -118,6 +118,22 @@ def test_unknown_template_lists_the_shipped_ones():
         load_template("no_such_prompt")
 
 
+@pytest.mark.parametrize(
+    "field", [{"image": "[picture]"}, {"video": "<|image_pad|>"}, {"instruction_format": "Do: "}]
+)
+def test_template_without_a_place_for_what_it_writes_is_refused(field):
+    with pytest.raises(ValueError, match="exactly once"):
+        PromptTemplate(name="x", template="{content}", **field)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"name": "x"}'])
+def test_a_broken_template_file_is_named(tmp_path, content):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"mine\.json"):
+        load_template(str(path))
+
+
 def test_template_without_content_is_refused():
     with pytest.raises(ValueError, match="content"):
         PromptTemplate(name="x", template="{text}")

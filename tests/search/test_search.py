@@ -165,3 +165,11 @@ def test_another_model_is_refused(
         index = ExactIndex(indexed[0])
         with pytest.raises(SpaceMismatchError, match=f"{index.fingerprint}.*{other.fingerprint}"):
             Searcher(other, index)
+
+
+def test_a_bad_query_among_many_is_named(
+    embedder: Embedder, indexed: tuple[Path, IndexSummary]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        Searcher(embedder, ExactIndex(indexed[0])).search_all(["a cat", None])
+    assert caught.value.index == 1
