@@ -16,11 +16,15 @@ __all__ = ["Cost", "compare", "spread"]
 
 @dataclass(frozen=True)
 class Cost:
-    """One timed call. `cpu_seconds` adds up all threads and child processes."""
+    """One timed call. `cpu_seconds` adds up all threads and child processes.
+
+    `peak_mib` is the growth of this process's resident memory during the call, at least 1: what an
+    earlier call left with the allocator is not counted. None where the system does not tell.
+    """
 
     seconds: float
     cpu_seconds: float
-    peak_mib: float | None  # growth of resident memory during the call; None where unknown
+    peak_mib: float | None
 
 
 def compare(
@@ -65,7 +69,7 @@ def _timed(call: Callable[[], np.ndarray]) -> Cost:
     call()
     seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
     peak = _status_mib("VmHWM")
-    growth = peak - resident if peak is not None and resident is not None else None
+    growth = max(1.0, peak - resident) if peak is not None and resident is not None else None
     return Cost(seconds, cpu, growth)
 
 
