@@ -377,8 +377,9 @@ def _check_item(item: MultimodalInput) -> None:
                 raise invalid_type(part.text, "str", part="text")
         elif isinstance(part, Image | Video | Page):
             kind = "pdf" if isinstance(part, Page) else type(part).__name__.lower()
-            if isinstance(part.source, list):
-                raise invalid_type(part.source, "one source, or a tuple of frames", part=kind)
+            sources = {Video: (Path, bytes, Url, tuple), Page: (Path, bytes, Url)}.get(type(part))
+            if sources and not isinstance(part.source, sources):
+                raise invalid_type(part.source, "Path, bytes, Url (frames: a tuple)", part=kind)
             for option in fields(part)[1:]:
                 check_option(option.name, getattr(part, option.name), kind)
         else:

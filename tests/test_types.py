@@ -65,12 +65,15 @@ def test_numbers_of_numpy_are_numbers() -> None:
     [
         Text(5),  # type: ignore[arg-type]
         Video(["a.png", "b.png"]),  # type: ignore[arg-type]
+        Video("a.mp4"),  # type: ignore[arg-type]
+        Video(np.zeros((2, 8, 8, 3), np.uint8)),  # type: ignore[arg-type]
+        Page("a.pdf"),  # type: ignore[arg-type]
+        Page((Path("a.pdf"),)),  # type: ignore[arg-type]
         Page(Path("a.pdf"), pages=3),  # type: ignore[arg-type]
         Page(Path("a.pdf"), password=["x"]),  # type: ignore[arg-type]
         MultimodalInput(("text",)),  # type: ignore[arg-type]
         MultimodalInput((Text("a"),), instruction=3),  # type: ignore[arg-type]
     ],
-    ids=repr,
 )
 def test_a_part_of_the_callers_own_making_is_checked_too(item: Any) -> None:
     assert code(item) == "invalid_type"

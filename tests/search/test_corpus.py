@@ -377,23 +377,6 @@ def test_an_unreadable_folder_does_not_lose_its_rows(
     assert [failure.code for failure in summary.failures] == ["permission"]
 
 
-def test_a_folder_that_may_be_listed_but_not_entered_stops_nothing(
-    run: Callable[..., IndexSummary], photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run()
-    original = Path.is_dir
-
-    def refuse(path: Path) -> bool:
-        if path.parent.name == "deep":
-            raise PermissionError(13, "Permission denied")
-        return original(path)
-
-    monkeypatch.setattr(Path, "is_dir", refuse)
-    summary = run()
-    assert summary.rows == 4
-    assert {failure.code for failure in summary.failures} == {"permission"}
-
-
 def test_a_second_writer_and_a_missing_folder_are_refused(
     run: Callable[..., IndexSummary], tmp_path: Path, hash_encoder: Any
 ) -> None:
