@@ -28,7 +28,6 @@ __all__ = [
     "MediaKind",
     "MediaSource",
     "Url",
-    "check_option",
     "image_source",
     "invalid_type",
     "is_picture",
@@ -36,6 +35,7 @@ __all__ = [
     "media_kind",
     "media_source",
     "page_numbers",
+    "plain_option",
     "sniff_media",
 ]
 
@@ -136,14 +136,14 @@ def _decode_data_uri(uri: str, part: str) -> bytes:
 _LARGEST = 2**31 - 1
 
 
-def check_option(name: str, value: Any, part: str) -> None:
-    """Refuse an option of a part whose type could only fail later; None means not given.
+def plain_option(name: str, value: Any, part: str) -> Any:
+    """An option of a part as a plain number or text; numbers of other libraries are converted.
 
     Raises:
         InputError: `invalid_type`.
     """
     if value is None:
-        return
+        return None
     if name in {"min_tokens", "max_tokens", "num_frames"}:
         fits = _is_whole(value) and 1 <= value <= _LARGEST
         accepted = f"a whole number from 1 to {_LARGEST:,} as {name}"
@@ -154,6 +154,9 @@ def check_option(name: str, value: Any, part: str) -> None:
         fits, accepted = isinstance(value, str), f"str as {name}"
     if not fits or isinstance(value, bool):
         raise invalid_type(value, accepted, part=part)
+    if isinstance(value, str):
+        return str(value)
+    return int(value) if _is_whole(value) else float(value)
 
 
 def page_numbers(value: Any) -> str:

@@ -10,7 +10,7 @@ values (`pathlib.Path`, `PIL.Image`, `bytes` under a key, ...) or under the keys
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,7 +21,6 @@ from mmembed.sources import (
     ImageSource,
     MediaSource,
     Url,
-    check_option,
     image_source,
     invalid_type,
     is_picture,
@@ -29,6 +28,7 @@ from mmembed.sources import (
     media_kind,
     media_source,
     page_numbers,
+    plain_option,
 )
 
 __all__ = [
@@ -143,9 +143,12 @@ class MultimodalInput:
             parts, own_instruction = _parse_item(item)
         except RecursionError:
             raise InputError("invalid_type", "the item is nested too deeply") from None
-        built = cls(parts, own_instruction if instruction is None else instruction)
-        _check_item(built)
-        return built
+        instruction = own_instruction if instruction is None else instruction
+        if instruction is not None and not isinstance(instruction, str):
+            raise invalid_type(instruction, "str or None as instruction")
+        if not parts:
+            raise InputError("empty", "the item has no parts")
+        return cls(tuple(map(_checked, parts)), instruction)
 
     @property
     def modality(self) -> str:
@@ -365,25 +368,20 @@ def _parse_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[Part, 
     return tuple(parts), instruction
 
 
-def _check_item(item: MultimodalInput) -> None:
+def _checked(part: Any) -> Part:
     """Refuse values of types that could only fail later, also in parts that the caller made."""
-    if item.instruction is not None and not isinstance(item.instruction, str):
-        raise invalid_type(item.instruction, "str or None as instruction")
-    if not item.parts:
-        raise InputError("empty", "the item has no parts")
-    for part in item.parts:
-        if isinstance(part, Text):
-            if not isinstance(part.text, str):
-                raise invalid_type(part.text, "str", part="text")
-        elif isinstance(part, Image | Video | Page):
-            kind = "pdf" if isinstance(part, Page) else type(part).__name__.lower()
-            sources = {Video: (Path, bytes, Url, tuple), Page: (Path, bytes, Url)}.get(type(part))
-            if sources and not isinstance(part.source, sources):
-                raise invalid_type(part.source, "Path, bytes, Url (frames: a tuple)", part=kind)
-            for option in fields(part)[1:]:
-                check_option(option.name, getattr(part, option.name), kind)
-        else:
-            raise invalid_type(part, "Text, Image, Video or Page as a part")
+    if isinstance(part, Text):
+        if not isinstance(part.text, str):
+            raise invalid_type(part.text, "str", part="text")
+        return part
+    if not isinstance(part, Image | Video | Page):
+        raise invalid_type(part, "Text, Image, Video or Page as a part")
+    kind = "pdf" if isinstance(part, Page) else type(part).__name__.lower()
+    sources = {Video: (Path, bytes, Url, tuple), Page: (Path, bytes, Url)}.get(type(part))
+    if sources and not isinstance(part.source, sources):
+        raise invalid_type(part.source, "Path, bytes, Url (frames: a tuple)", part=kind)
+    names = [option.name for option in fields(part) if option.name != "source"]
+    return replace(part, **{name: plain_option(name, getattr(part, name), kind) for name in names})
 
 
 def _names_video(source: ImageSource) -> bool:

@@ -56,8 +56,11 @@ def test_an_option_of_a_wrong_type_is_refused(name: str, value: Any) -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    item = parse({"video": "a.mp4", "fps": np.float32(2), "max_tokens": np.int64(4)})
+    item = parse({"video": "a.mp4", "fps": np.float32(2), "max_tokens": np.uint8(4)})
     assert item.parts == (Video(Path("a.mp4"), fps=2.0, max_tokens=4),)
+    (part,) = item.parts
+    assert isinstance(part, Video)
+    assert (type(part.fps), type(part.max_tokens)) == (float, int)  # what a decode process takes
 
 
 @pytest.mark.parametrize(
