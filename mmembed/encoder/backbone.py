@@ -39,6 +39,7 @@ class Backbone(nn.Module):
         use_packed_attention(model)
         embed = model.visual.patch_embed
         embed.forward = _PatchProjection(embed.proj)
+        self._last_layer = _LastLayer(model.language_model.layers[-1])
         self.hidden_size: int = model.config.get_text_config().hidden_size
         self.image_token_id: int = model.config.image_token_id
         self.video_token_id: int = model.config.video_token_id
@@ -51,6 +52,17 @@ class Backbone(nn.Module):
         self.register_buffer("pixel_std", (std * 255).repeat_interleave(repeats), persistent=False)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
+
+    def last_token_states(self, inputs: EncoderInputs) -> Tensor:
+        """Post-norm states (B, D) of each item's last token, in the model's dtype.
+
+        The last layer's feed-forward part runs for these tokens only.
+        """
+        self._last_layer.rows = inputs["cu_seqlens"][1:].to(self.pixel_mean.device).long() - 1
+        try:
+            return self.hidden_states(inputs)
+        finally:
+            self._last_layer.rows = None
 
     def hidden_states(self, inputs: EncoderInputs) -> Tensor:
         """Post-norm states (T, D) of all tokens of the packed row, in the model's dtype."""
@@ -106,6 +118,29 @@ class _PatchProjection:
 
     def __call__(self, rows: Tensor) -> Tensor:
         return nn.functional.linear(rows, self.conv.weight.flatten(1), self.conv.bias)
+
+
+class _LastLayer:
+    """The last decoder layer; with `rows` set, its states are computed for these tokens only.
+
+    Every token still takes part in the attention as key and value.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.whole = layer.forward
+        self.rows: Tensor | None = None
+        layer.forward = self
+
+    def __call__(self, hidden_states: Tensor, **options: Any) -> Any:
+        if self.rows is None:
+            return self.whole(hidden_states, **options)
+        layer: Any = self.layer
+        mixed, _ = layer.self_attn(
+            hidden_states=layer.input_layernorm(hidden_states), **options
+        )  # (1, T, D)
+        states = hidden_states.index_select(1, self.rows) + mixed.index_select(1, self.rows)
+        return states + layer.mlp(layer.post_attention_layernorm(states))  # (1, B, D)
 
 
 def read_config(folder: Path) -> PreTrainedConfig:

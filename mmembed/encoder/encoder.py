@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmembed.encoder.backbone import Backbone
 from mmembed.encoder.head import project
-from mmembed.encoder.pooling import Pooling, pool
+from mmembed.encoder.pooling import Pooling, mean_pool
 from mmembed.inputs.collator import EncoderInputs
 
 __all__ = ["Encoder", "EncoderConfig"]
@@ -52,8 +52,10 @@ class Encoder(nn.Module):
         normalize: bool | None = None,
     ) -> Tensor:
         """(B, D) float32; the keywords replace the config's value for this call."""
-        states = self.backbone.hidden_states(inputs)
-        pooled = pool(states, inputs["cu_seqlens"], self.config.pooling)
+        if self.config.pooling == "last_token":
+            pooled = self.backbone.last_token_states(inputs)
+        else:
+            pooled = mean_pool(self.backbone.hidden_states(inputs), inputs["cu_seqlens"])
         return project(
             pooled,
             truncate_dim=truncate_dim or self.config.truncate_dim,
