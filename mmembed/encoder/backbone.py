@@ -7,15 +7,16 @@ never reached.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from mmembed.encoder.attention import cumulative, use_packed_attention
+from mmembed.encoder.model_files import read_json
 from mmembed.errors import CheckpointError
 from mmembed.inputs.collator import EncoderInputs
 from mmembed.inputs.pictures import VisionGeometry, patch_positions
@@ -152,7 +153,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json; is it a model folder?")
-    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields = read_json(path)
     forbidden = sorted(_remote_code_keys(fields))
     if forbidden:
         raise CheckpointError(
@@ -176,17 +177,21 @@ def load_backbone(
         CheckpointError: no safetensors, missing or unexpected weights, unsupported architecture.
     """
     config = read_config(folder)
-    if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder} holds no .safetensors file; other formats are not loaded")
-    model, report = AutoModel.from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        attn_implementation="sdpa",
-        output_loading_info=True,
-    )
+    try:
+        model, report = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{folder} holds no readable model.safetensors ({type(error).__name__}); other "
+            "formats are not loaded. Copy or download the folder again"
+        ) from error
     missing = sorted(report["missing_keys"])
     unexpected = sorted(key for key in report["unexpected_keys"] if not key.startswith("lm_head"))
     if missing or unexpected or report.get("mismatched_keys"):

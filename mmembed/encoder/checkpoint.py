@@ -21,16 +21,16 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from mmembed.encoder.backbone import load_backbone
 from mmembed.encoder.encoder import Encoder, EncoderConfig
 from mmembed.encoder.identity import EXTRA_TENSORS_FILE, fingerprint, package_versions
+from mmembed.encoder.model_files import read_geometry, read_json, read_tokenizer
 from mmembed.encoder.sentence_transformers_layout import layout_files, layout_problem
 from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.media import MediaPolicy
-from mmembed.inputs.processor import InputConfig, Processor, TokenRange, read_geometry
+from mmembed.inputs.processor import InputConfig, Processor, TokenRange
 from mmembed.inputs.sandbox import MediaDecoder
 
 __all__ = [
@@ -101,15 +101,15 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION_FILE
     if not path.is_file():
         return {}
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
+    fields = read_json(path)
+    if fields.get("format") != _FORMAT:
         raise CheckpointError(
-            f"{path} has format {fields.get('format') if isinstance(fields, dict) else None}; "
-            f"this version of mmembed reads format {_FORMAT}"
+            f"{path} has format {fields.get('format')}; this version of mmembed reads format "
+            f"{_FORMAT}"
         )
+    for name in ("inputs", "encoder"):
+        if not isinstance(fields.get(name, {}), dict):
+            raise CheckpointError(f"{path}: {name!r} is not an object")
     return fields
 
 
@@ -155,7 +155,7 @@ def load_encoder(
             f"{backbone.hidden_size} dimensions"
         )
     processor = Processor(
-        _load_tokenizer(folder),
+        read_tokenizer(folder),
         input_config,
         media=media,
         num_workers=num_workers,
@@ -256,17 +256,6 @@ def _default_inputs(folder: Path) -> dict[str, Any]:
             min=min(default.min, limits.max), max=min(default.max, limits.max)
         )
     return {"geometry": geometry, **ranges}
-
-
-def _load_tokenizer(folder: Path) -> Tokenizer:
-    if (folder / "tokenizer.json").is_file():
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    from transformers import AutoTokenizer
-
-    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if not hasattr(loaded, "backend_tokenizer"):
-        raise CheckpointError(f"{folder.name} has no fast tokenizer (tokenizer.json)")
-    return loaded.backend_tokenizer
 
 
 def _write_layout(folder: Path, encoder: Encoder, inputs: InputConfig) -> None:

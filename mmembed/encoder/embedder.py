@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +24,13 @@ from mmembed.encoder.checkpoint import load_encoder, resolve_folder
 from mmembed.encoder.encoder import Encoder
 from mmembed.encoder.head import Precision, quantize
 from mmembed.encoder.identity import fingerprint
+from mmembed.encoder.options import (
+    as_list,
+    check_count,
+    check_encode,
+    resolve_device,
+    resolve_dtype,
+)
 from mmembed.encoder.report import EncodeReport, EncodeRun
 from mmembed.errors import ConfigError, InputError
 from mmembed.inputs.collator import pack
@@ -35,6 +42,7 @@ from mmembed.types import MultimodalInput, Role, Text
 __all__ = ["Embedder", "EncodeReport"]
 
 OnError = Literal["raise", "skip", "null"]
+_OPTIONS = {"inputs", "encoder", "text_errors", "allow_special_tokens"}
 _TEXTS_PER_TASK = 512
 _MEDIA_PER_TASK = 4
 
@@ -81,13 +89,14 @@ class Embedder:
             CheckpointError, ConfigError: naming what is wrong with the folder or the options.
         """
         folder = resolve_folder(path_or_hub_id, revision=revision)
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if isinstance(dtype, str):
-            dtype = getattr(torch, dtype, None)
-            if not isinstance(dtype, torch.dtype):
-                raise ConfigError("dtype: use 'float32', 'bfloat16' or 'float16'")
-        if dtype is None:
-            dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        unknown = sorted(set(options) - _OPTIONS)
+        if unknown:
+            raise ConfigError(
+                f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(_OPTIONS))}"
+            )
+        check_count("num_workers", num_workers)
+        device = resolve_device(device)
+        dtype = resolve_dtype(dtype, device)
         encoder, processor = load_encoder(
             folder,
             device=device,
@@ -113,6 +122,7 @@ class Embedder:
                 self.processor.config,
                 self.encoder.config,
                 self.processor.decoder.policy,
+                allow_special_tokens=self.processor.allow_special_tokens,
             )
         return self._fingerprint
 
@@ -135,7 +145,7 @@ class Embedder:
         self.close()
 
     def encode_query(self, items: Any, **options: Any) -> Any:
-        """`encode` with `role="query"`."""
+        """`encode` with `role="query"`: the query's default instruction, if the model has one."""
         return self.encode(items, role="query", **options)
 
     def encode_document(self, items: Any, **options: Any) -> Any:
@@ -182,21 +192,26 @@ class Embedder:
             return_report: return `(vectors, EncodeReport)`.
 
         Returns:
-            (N, D) float32 array, (D,) for a single item.
+            (N, D) float32 array; (D,) for a single item that was not skipped.
 
         Raises:
             InputError: under `on_error="raise"`.
             ConfigError: contradictory or unknown options.
         """
-        single, listed = _as_list(items)
+        single, listed = as_list(items)
+        check_encode(
+            role=role,
+            on_error=on_error,
+            precision=precision,
+            normalize=normalize_embeddings,
+            on_model=self.encoder.config.normalize,
+        )
+        check_count("batch_size", batch_size)
+        check_count("batch_tokens", batch_tokens)
+        check_count("num_workers", num_workers)
+        check_count("truncate_dim", truncate_dim, most=self.embedding_dimension)
         if device is not None:
-            self.to(device)
-        if on_error not in ("raise", "skip", "null"):
-            raise ConfigError(f"on_error is {on_error!r}; allowed: raise, skip, null")
-        if truncate_dim is not None and not 1 <= truncate_dim <= self.embedding_dimension:
-            raise ConfigError(
-                f"truncate_dim is {truncate_dim}; allowed: 1 to {self.embedding_dimension}"
-            )
+            self.to(resolve_device(device))
         shared = self._instruction(prompt_name, prompt, instruction)
         run = EncodeRun(
             np.full((len(listed), truncate_dim or self.embedding_dimension), np.nan, np.float32),
@@ -221,20 +236,18 @@ class Embedder:
         budget = batch_tokens or (16384 if self.device.type == "cuda" else 2048)
         with _progress(show, len(listed)) as advance:
             for window, prepared in self._prepared(windows(groups), role, num_workers):
-                run.note(window, prepared)
+                advance(run.note(window, prepared))
                 if on_error == "raise":
                     run.raise_first(before=window.end)
                 for batch in batches(prepared, batch_tokens=budget, batch_size=batch_size):
                     chosen = [item for _, item in batch]
                     rows = self._forward(chosen, truncate_dim, normalize_embeddings)
                     for (position, _), row in zip(batch, rows, strict=True):
-                        indices = window.indices[position]
-                        run.vectors[indices] = row
-                        run.report.ok[indices] = True
-                        advance(len(indices))
+                        run.enter(window.indices[position], row)
+                        advance(len(window.indices[position]))
         if on_error == "raise":
             run.raise_first(before=len(listed))
-        run.sort_errors()
+        run.report.sort()
         vectors = run.vectors if on_error != "skip" else run.vectors[run.report.ok]
         output: Any = quantize(vectors, precision)
         if convert_to_tensor or not convert_to_numpy:
@@ -252,17 +265,12 @@ class Embedder:
             )
         return left @ right.T
 
-    def similarity_pairwise(self, a: Any, b: Any) -> np.ndarray:
-        """Cosine of row i of `a` with row i of `b`: (N,) float32."""
-        left, right = _unit_rows(a), _unit_rows(b)
-        if left.shape != right.shape:
-            raise ConfigError(f"shapes differ: {left.shape} and {right.shape}")
-        return np.einsum("nd,nd->n", left, right)
-
     def _instruction(
         self, prompt_name: str | None, prompt: str | None, instruction: str | None
     ) -> str | None:
         given = [value for value in (prompt_name, prompt, instruction) if value is not None]
+        if any(not isinstance(value, str) for value in given):
+            raise ConfigError("prompt_name, prompt and instruction are strings or None")
         if len(given) > 1:
             raise ConfigError("give one of prompt_name, prompt and instruction, not several")
         if prompt_name is None:
@@ -315,23 +323,23 @@ class Embedder:
         prepared: Sequence[PreparedItem],
         truncate_dim: int | None,
         normalize: bool | None,
-    ) -> np.ndarray:
-        """(B, D) float32 rows; halves the batch when the device runs out of memory."""
+    ) -> list[np.ndarray | InputError]:
+        """A float32 row (D,) for each item; halves the batch when memory runs out."""
         try:
             with torch.inference_mode():
                 rows = self.encoder(pack(prepared), truncate_dim=truncate_dim, normalize=normalize)
-                return rows.cpu().numpy()
+                return list(rows.cpu().numpy())
         except torch.OutOfMemoryError:
-            if len(prepared) == 1:
-                raise
-        torch.cuda.empty_cache()
+            torch.cuda.empty_cache()
+        if len(prepared) == 1:
+            detail = f"{prepared[0].cost:,} tokens and patches do not fit on {self.device}"
+            return [InputError("out_of_memory", f"{detail}; lower the number of pixels or tokens")]
         half = len(prepared) // 2
-        return np.concatenate(
-            [
-                self._forward(part, truncate_dim, normalize)
-                for part in (prepared[:half], prepared[half:])
-            ]
+        first, second = (
+            self._forward(part, truncate_dim, normalize)
+            for part in (prepared[:half], prepared[half:])
         )
+        return first + second
 
 
 def _collect(
@@ -342,19 +350,6 @@ def _collect(
         for position, result in zip(positions, future.result(), strict=True):
             prepared[position] = result
     return window, prepared
-
-
-def _as_list(items: Any) -> tuple[bool, list[Any]]:
-    """(was a single item, list of items)."""
-    if isinstance(items, np.ndarray):
-        if items.dtype.kind in "UO" or items.ndim == 4:
-            return False, list(items)
-        return True, [items]
-    if isinstance(items, str | bytes | dict | Path | MultimodalInput) or not isinstance(
-        items, Iterable
-    ):
-        return True, [items]
-    return False, list(items)
 
 
 def _unit_rows(vectors: Any) -> np.ndarray:

@@ -25,7 +25,6 @@ class EncoderConfig(BaseModel):
     pooling: Pooling = "last_token"
     normalize: bool = True
     truncate_dim: int | None = Field(default=None, ge=1)
-    matryoshka_dims: tuple[int, ...] = ()
 
 
 class Encoder(nn.Module):

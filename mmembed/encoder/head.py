@@ -6,7 +6,7 @@ Truncate first, then normalise, every time: a prefix of a unit vector is not a u
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from mmembed.errors import ConfigError
 
-__all__ = ["Precision", "project", "quantize", "truncate"]
+__all__ = ["PRECISIONS", "Precision", "project", "quantize"]
 
 Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def project(states: Tensor, *, truncate_dim: int | None = None, normalize: bool = True) -> Tensor:
@@ -27,21 +28,6 @@ def project(states: Tensor, *, truncate_dim: int | None = None, normalize: bool 
     return torch.nn.functional.normalize(states, dim=-1) if normalize else states
 
 
-def truncate(embeddings: np.ndarray, dim: int, *, normalize: bool = True) -> np.ndarray:
-    """(N, D) float32 -> its first `dim` columns, re-normalised. NaN rows stay NaN.
-
-    Raises:
-        ConfigError: `dim` is not in 1..D.
-    """
-    if not 1 <= dim <= embeddings.shape[-1]:
-        raise ConfigError(f"truncate_dim is {dim}; allowed: 1 to {embeddings.shape[-1]}")
-    short = embeddings[..., :dim]
-    if normalize:
-        norms = np.linalg.norm(short, axis=-1, keepdims=True)
-        short = short / np.maximum(norms, 1e-12)
-    return np.ascontiguousarray(short, dtype=np.float32)
-
-
 def quantize(embeddings: np.ndarray, precision: Precision) -> np.ndarray:
     """(N, D) unit float32 -> the chosen precision.
 
@@ -50,13 +36,12 @@ def quantize(embeddings: np.ndarray, precision: Precision) -> np.ndarray:
     (N, ceil(D / 8)) uint8; `binary` is the same minus 128 as int8.
 
     Raises:
-        ConfigError: unknown precision.
-        ValueError: a row holds NaN, which integers cannot carry.
+        ConfigError: unknown precision, or a row holds NaN, which integers cannot carry.
     """
     if precision == "float32":
         return embeddings
     if not np.isfinite(embeddings).all():
-        raise ValueError(
+        raise ConfigError(
             f"precision={precision!r} cannot carry failed (NaN) rows; use on_error='skip' or "
             "'raise', or precision='float32'"
         )

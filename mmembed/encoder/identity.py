@@ -24,6 +24,8 @@ def fingerprint(
     inputs: InputConfig,
     encoder: EncoderConfig,
     media: MediaPolicy | None = None,
+    *,
+    allow_special_tokens: bool = False,
 ) -> str:
     """64 hex digits that name an embedding space.
 
@@ -41,14 +43,19 @@ def fingerprint(
         "inputs": inputs.model_dump(
             mode="json", exclude={"prompts": True, "prompt": {"note", "name"}}
         ),
-        "encoder": encoder.model_dump(mode="json", exclude={"matryoshka_dims"}),
+        "encoder": encoder.model_dump(mode="json"),
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
     chosen = _pixel_choices(media or MediaPolicy())
+    if allow_special_tokens:
+        chosen["allow_special_tokens"] = True
     if chosen:
         digest.update(json.dumps(chosen, sort_keys=True).encode())
     weights = sorted(folder.glob("*.safetensors"))
-    for path in [folder / "tokenizer.json", *(p for p in weights if p.name != EXTRA_TENSORS_FILE)]:
+    tokenizer = [folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt")]
+    if tokenizer[0].is_file():
+        tokenizer = tokenizer[:1]  # the others repeat it
+    for path in [*tokenizer, *(path for path in weights if path.name != EXTRA_TENSORS_FILE)]:
         if path.is_file():
             with path.open("rb") as file:
                 digest.update(path.name.encode() + b"\0")

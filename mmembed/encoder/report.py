@@ -19,7 +19,7 @@ class EncodeReport:
     """What happened to each of the N items of an `encode` call."""
 
     ok: np.ndarray  # (N,) bool
-    errors: list[InputError] = field(default_factory=list)  # in order of their index
+    errors: list[InputError] = field(default_factory=list)
     truncated: list[int] = field(default_factory=list)
     warnings: list[tuple[int, str]] = field(default_factory=list)
     num_tokens: int = 0  # of the language model, each unique item counted once
@@ -29,6 +29,12 @@ class EncodeReport:
         """Indices of the items whose rows `on_error="skip"` returns."""
         return np.flatnonzero(self.ok)
 
+    def sort(self) -> None:
+        """Bring everything into the order of the items."""
+        self.errors.sort(key=error_position)
+        self.truncated.sort()
+        self.warnings.sort(key=lambda pair: pair[0])
+
 
 @dataclass
 class EncodeRun:
@@ -37,17 +43,30 @@ class EncodeRun:
     vectors: np.ndarray
     report: EncodeReport
 
-    def note(self, window: Window, prepared: Sequence[PreparedItem | InputError]) -> None:
-        """Enter errors, warnings and counts of a window under every index they concern."""
+    def note(self, window: Window, prepared: Sequence[PreparedItem | InputError]) -> int:
+        """Enter errors, warnings and counts of a window; returns how many rows have failed."""
+        failed = 0
         for indices, result in zip(window.indices, prepared, strict=True):
             if isinstance(result, InputError):
                 self.report.errors.extend(result.at(index) for index in indices)
+                failed += len(indices)
                 continue
             self.report.num_tokens += result.num_tokens
             for index in indices:
                 if result.truncated:
                     self.report.truncated.append(index)
                 self.report.warnings.extend((index, text) for text in result.warnings)
+        return failed
+
+    def enter(self, indices: Sequence[int], row: np.ndarray | InputError) -> None:
+        """Enter what the model made of an item; a row that is not finite is an error."""
+        if not isinstance(row, InputError) and not np.isfinite(row).all():
+            row = InputError("nonfinite", "the model gave NaN or infinity for this item")
+        if isinstance(row, InputError):
+            self.report.errors.extend(row.at(index) for index in indices)
+            return
+        self.vectors[indices] = row
+        self.report.ok[indices] = True
 
     def raise_first(self, before: int) -> None:
         """Raise the error of the lowest index, once everything before `before` is known."""
@@ -57,9 +76,6 @@ class EncodeRun:
             first.errors = tuple(errors)
             first.partial = self.vectors
             raise first
-
-    def sort_errors(self) -> None:
-        self.report.errors.sort(key=error_position)
 
 
 def error_position(error: InputError) -> int:

@@ -23,6 +23,10 @@ def layout_problem(inputs: InputConfig, encoder: EncoderConfig) -> str | None:
     """Why sentence-transformers could not reproduce this model; None when it can."""
     if inputs.position_ids != "mrope":
         return "it always uses M-RoPE and this model uses flat positions"
+    if inputs.resize_passes != 1:
+        return "it resizes pictures once"
+    if encoder.truncate_dim is not None:
+        return "it truncates after normalising"
     if inputs.prompt.empty_text or inputs.prompt.instruction_ends_with:
         return "its chat templates cannot rewrite empty texts or instructions"
     return None
@@ -30,6 +34,8 @@ def layout_problem(inputs: InputConfig, encoder: EncoderConfig) -> str | None:
 
 def layout_files(inputs: InputConfig, encoder: EncoderConfig, width: int) -> dict[str, str]:
     """File name -> content, to be written beside the checkpoint. `width` is the hidden size."""
+    # with clips as single frames, its own video path would give other vectors
+    kinds = ("text", "image", "video") if inputs.prompt.video_as == "video" else ("text", "image")
     forward = {"method": "forward", "method_output_name": "last_hidden_state"}
     modules = [
         ("", "sentence_transformers.base.modules.transformer.Transformer"),
@@ -47,7 +53,7 @@ def layout_files(inputs: InputConfig, encoder: EncoderConfig, width: int) -> dic
         "sentence_bert_config.json": {
             "transformer_task": "feature-extraction",
             "modality_config": {
-                **dict.fromkeys(("text", "image", "video"), forward),
+                **dict.fromkeys(kinds, forward),
                 "message": {**forward, "format": "structured"},
             },
             "module_output_name": "token_embeddings",
@@ -57,7 +63,6 @@ def layout_files(inputs: InputConfig, encoder: EncoderConfig, width: int) -> dic
             "prompts": {**prompts, **inputs.prompts},
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
-            **({"truncate_dim": encoder.truncate_dim} if encoder.truncate_dim else {}),
         },
         "1_Pooling/config.json": {
             "embedding_dimension": width,

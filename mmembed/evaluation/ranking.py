@@ -75,7 +75,7 @@ def rank(
     relevant = np.zeros(positions.shape, dtype=bool)
     counts = np.zeros(len(task.queries), dtype=np.int64)
     for row, query_id in enumerate(task.queries):
-        answers = {name for name, grade in task.relevant[query_id].items() if grade > 0}
+        answers = {name for name, grade in task.relevant.get(query_id, {}).items() if grade > 0}
         counts[row] = sum(name in task.corpus for name in answers)
         if not counts[row]:
             raise ValueError(f"{task.name}: query {query_id!r} has no relevant document")

@@ -7,18 +7,16 @@ no state inside the model matters. Runs in threads beside the forward pass.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from mmembed.errors import CheckpointError, InputError
+from mmembed.errors import InputError
 from mmembed.inputs.media import DecodedMedia, MediaPolicy
 from mmembed.inputs.pictures import (
     VisionGeometry,
@@ -35,7 +33,7 @@ from mmembed.inputs.sizing import MediaBudget, smart_resize
 from mmembed.inputs.tokens import PromptTokenizer, TokenPlan
 from mmembed.types import Image, MultimodalInput, Page, Role, Text, Video
 
-__all__ = ["InputConfig", "PreparedItem", "Processor", "TokenRange", "read_geometry"]
+__all__ = ["InputConfig", "PreparedItem", "Processor", "TokenRange"]
 
 
 class TokenRange(BaseModel):
@@ -84,7 +82,6 @@ class PreparedItem:
     grid_thw: np.ndarray | None = None  # (V, 3) int64
     truncated: bool = False
     warnings: tuple[str, ...] = ()
-    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
@@ -105,7 +102,6 @@ class _Draft:
     patches: list[np.ndarray]
     grids: list[np.ndarray]
     warnings: list[str]
-    details: dict[str, Any]
 
 
 class Processor:
@@ -197,7 +193,7 @@ class Processor:
 
     def _draft(self, item: MultimodalInput, role: Role) -> _Draft:
         content: list[UserText | Placeholder] = []
-        draft = _Draft(TokenPlan(), [], [], [], [], {})
+        draft = _Draft(TokenPlan(), [], [], [], [])
         as_images = self.config.prompt.video_as == "images"
         for part in item.parts:
             if isinstance(part, Text):
@@ -205,8 +201,6 @@ class Processor:
                 continue
             decoded = self.decoder.decode(part, self._budget(part))
             draft.warnings.extend(decoded.warnings)
-            if decoded.timestamps:
-                draft.details.setdefault("timestamps", []).append(decoded.timestamps)
             groups = self._groups(part, decoded, as_images)
             medium: Literal["image", "video"] = (
                 "video" if isinstance(part, Video) and not as_images else "image"
@@ -293,8 +287,8 @@ class Processor:
     def _fit(self, draft: _Draft) -> bool:
         visual = sum(count for _, count in draft.pictures)
         room = self.config.max_tokens - visual - draft.plan.fixed_tokens
-        # every token is at least one byte, so short texts cannot be too long
-        if sum(len(chunk.text) for chunk in draft.plan.chunks()) * 4 <= room:
+        # a token is at least one byte, and normalisation makes at most 12 bytes of a character
+        if sum(len(chunk.text) for chunk in draft.plan.chunks()) * 12 <= room:
             return False
         try:
             return self.tokens.shorten(draft.plan, room)
@@ -330,38 +324,4 @@ class Processor:
             grid_thw=grids,
             truncated=truncated,
             warnings=tuple(draft.warnings),
-            details=draft.details,
         )
-
-
-def read_geometry(folder: Path) -> tuple[VisionGeometry, TokenRange] | None:
-    """Geometry and image budget of a Hugging Face folder; None for a text-only model.
-
-    Raises:
-        CheckpointError: `preprocessor_config.json` describes another kind of vision tower.
-    """
-    path = folder / "preprocessor_config.json"
-    nested = folder / "processor_config.json"
-    if path.is_file():
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    elif nested.is_file():
-        fields = json.loads(nested.read_text(encoding="utf-8")).get("image_processor", {})
-    else:
-        return None
-    try:
-        geometry = VisionGeometry(
-            patch_size=fields["patch_size"],
-            merge_size=fields["merge_size"],
-            temporal_patch_size=fields["temporal_patch_size"],
-            image_mean=tuple(fields["image_mean"]),
-            image_std=tuple(fields["image_std"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder.name}: the image processor settings lack or misstate {error}"
-        ) from None
-    size = fields.get("size") or {}
-    area = geometry.factor**2
-    least = fields.get("min_pixels") or size.get("shortest_edge") or 4 * area
-    most = fields.get("max_pixels") or size.get("longest_edge") or 1280 * area
-    return geometry, TokenRange(min=max(1, least // area), max=max(1, most // area))

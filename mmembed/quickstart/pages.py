@@ -80,23 +80,22 @@ def results(models: Models, tasks: Mapping[str, RetrievalTask]) -> tuple[TaskRes
 
 def terminal_table(rows: Sequence[TaskResult]) -> Table:
     """The results as a table for the terminal."""
-    table = Table(title="Recall beside chance and the untrained model")
-    table.add_column("task")
-    table.add_column("queries/documents", justify="right")
+    table = Table(title="Retrieval beside chance and the untrained model")
+    table.add_column("task", min_width=26)
     for k in CUTOFFS:
-        for column in (f"R@{k}", "chance", "untrained", "members"):
-            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(f"R@{k}", justify="right")
+    last = f"R@{CUTOFFS[-1]}"
+    for column in (f"members {last}", f"untrained {last}", f"chance {last}"):
+        table.add_column(column, justify="right", min_width=6)
     for row in rows:
-        cells = [row.name, f"{row.num_queries}/{row.num_documents}"]
-        for score in row.scores:
-            members = " ".join(f"{value:.3f}" for value in score.members)
-            cells += [
-                f"[bold]{score.soup:.3f}[/bold]",
-                f"{score.chance:.4f}",
-                f"{score.untrained:.3f}",
-                members,
-            ]
-        table.add_row(*cells)
+        score = row.scores[-1]
+        table.add_row(
+            f"{row.name} ({row.num_queries} in {row.num_documents})",
+            *(f"{one.soup:.3f}" for one in row.scores),
+            " ".join(f"{value:.3f}" for value in score.members),
+            f"{score.untrained:.3f}",
+            f"{score.chance:.4f}",
+        )
     return table
 
 
@@ -118,8 +117,11 @@ def summary(
         "What this shows: that data, losses, both stages, the soup, encoding of all four "
         "modalities, evaluation and search work together on real pictures and words, in a drawing "
         "style that training never saw. What it does not show: how good a real model would be. "
-        "The model knows nothing but emoji; held-out emoji and their words were never seen, so "
-        "their recall is low and measures how far colours and shapes generalise.",
+        "The model knows nothing but emoji. `Trained` rows ask for emoji whose words and first "
+        "drawing were trained on (trained names: the very pairs), in a drawing that was not; "
+        "held-out emoji were seen in no form, so their recall is low and measures how far "
+        "colours, shapes and parts of words generalise. Flags among them can be found by chance "
+        "only.",
         f"The soup is at least as good as the mean of its members in {above_mean} of "
         f"{len(souped)} figures. Differences of a few thousandths are noise at this size.",
     )

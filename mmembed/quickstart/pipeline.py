@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -77,11 +79,12 @@ def run(
         searches = _search_library(plan, trained.model, output, console)
     with _step(console, seconds, "write the report"):
         rows = pages.results(models, tasks)
+        paragraphs = pages.summary(rows, _train_seconds(seconds, output), num_parameters)
         report = write_report(
             output / REPORT_FILE,
             Report(
                 title="mmembed quickstart",
-                summary=pages.summary(rows, _train_seconds(seconds, output), num_parameters),
+                summary=paragraphs,
                 results=rows,
                 matrix=pages.matrix(soup_grid, grid, k=10),
                 examples=pages.examples(models.soup, tasks),
@@ -94,30 +97,32 @@ def run(
         )
         _write_table(output / TABLE_FILE, rows)
     console.print(pages.terminal_table(rows))
-    for paragraph in pages.summary(rows, _train_seconds(seconds, output), num_parameters):
-        console.print(paragraph)
-    console.print(f"\nReport: {report}\nModel:  {trained.model}")
-    console.print(f'Search: mmembed search {output / "library.index"} "a happy cat"')
+    for paragraph in paragraphs:
+        console.print(paragraph, markup=False)
+    command = Path(sys.argv[0])
+    program = command if command.name == "mmembed" else "mmembed"
+    for line in (
+        f"Report: {report}",
+        f"Model:  {trained.model}",
+        f'Search: {program} search {output / "library.index"} "a happy cat"',
+    ):
+        console.print(line, markup=False, soft_wrap=True)
     return report
 
 
 def _untrained(plan: Experiment, folder: Path, seed: int) -> Path:
-    if (folder / "model.safetensors").is_file():
+    """The model before training; made again when it is incomplete or of another seed."""
+    note = folder / "seed.json"
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == seed:
         return folder
-    texts = list(plan.texts.call())
-    return create_checkpoint(folder, texts, seed=seed, **plan.checkpoint)
+    create_checkpoint(folder, list(plan.texts.call()), seed=seed, **plan.checkpoint)
+    note.write_text(json.dumps(seed), encoding="utf-8")
+    return folder
 
 
 def _num_parameters(folder: Path) -> int:
     with safe_open(folder / "model.safetensors", framework="pt") as file:
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]
-    total = 0
-    for shape in shapes:
-        count = 1
-        for size in shape:
-            count *= size
-        total += count
-    return total
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
 
 
 def _grid(plan: Experiment) -> tuple[dict[tuple[str, str], str], dict[str, RetrievalTask]]:
@@ -175,19 +180,22 @@ def _search_library(
     library = output / "library"
     content: dict[str, str] = plan.library.call(library)
     shown = []
-    with Embedder.from_pretrained(model) as embedder:
+    with Embedder.from_pretrained(model, device="cpu") as embedder:
         index = _fresh_index(output / "library.index", embedder)
         index.settings["model"] = str(model.resolve())
-        console.print(str(index_folder(library, embedder=embedder, index=index)))
+        report = index_folder(
+            library, embedder=embedder, index=index, decoder=embedder.processor.decoder
+        )
+        console.print(str(report), markup=False)
         searcher = Searcher(embedder, index)
         for title, query in _queries(library, content).items():
             hits = searcher.search(query, k=5)
-            console.print(f"[bold]{title}[/bold]")
+            console.print(title, style="bold", markup=False)
             for hit in hits:
                 place = Path(hit.path).name + (f" page {hit.page}" if hit.page else "")
                 name = Path(hit.path).name
                 what = content.get(f"{name}#{hit.page}", content.get(name, ""))
-                console.print(f"  {hit.score:.3f}  {place}  ({what})")
+                console.print(f"  {hit.score:.3f}  {place}  ({what})", markup=False)
             shown.append(pages.found_example(title, query, hits))
     return tuple(shown)
 
