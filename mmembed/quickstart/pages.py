@@ -80,12 +80,14 @@ def results(models: Models, tasks: Mapping[str, RetrievalTask]) -> tuple[TaskRes
 
 def terminal_table(rows: Sequence[TaskResult]) -> Table:
     """The results as a table for the terminal."""
-    table = Table(title="Retrieval beside chance and the untrained model")
-    table.add_column("task", min_width=26)
-    for k in CUTOFFS:
-        table.add_column(f"R@{k}", justify="right")
     last = f"R@{CUTOFFS[-1]}"
-    for column in (f"members {last}", f"untrained {last}", f"chance {last}"):
+    table = Table(
+        title=f"The soup beside its members, the untrained model and chance (these three: {last})"
+    )
+    table.add_column("task (queries in documents)", min_width=22)
+    for k in CUTOFFS:
+        table.add_column(f"R@{k}", justify="right", no_wrap=True)
+    for column in ("members", "untrained", "chance"):
         table.add_column(column, justify="right", min_width=6)
     for row in rows:
         score = row.scores[-1]

@@ -89,10 +89,13 @@ def test_the_same_seed_gives_the_same_table(finished, experiment, tmp_path):
 
 
 def test_a_second_run_trains_nothing(finished, experiment):
-    weights = finished / "run" / "model" / "model.safetensors"
-    before = weights.stat().st_mtime_ns
+    trained = sorted((finished / "run").glob("stage*/model/model.safetensors"))
+    soup = finished / "run" / "model" / "model.safetensors"
+    before, souped = [path.stat().st_mtime_ns for path in trained], soup.read_bytes()
+    assert len(trained) == 3
     pipeline.run(output=finished, minutes=0.01, experiment=experiment)
-    assert weights.stat().st_mtime_ns == before
+    assert [path.stat().st_mtime_ns for path in trained] == before
+    assert soup.read_bytes() == souped
 
 
 def test_minutes_scale_the_steps_of_every_stage(tmp_path):

@@ -46,7 +46,7 @@ class HashEncoder:
         errors = []
         for index, item in enumerate(items):
             try:
-                rows[index] = self._vector(item)
+                rows[index] = self._vector(MultimodalInput.of(item))
                 self.encoded.append(item)
             except InputError as error:
                 errors.append(error.at(index))
