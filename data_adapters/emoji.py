@@ -19,6 +19,7 @@ no row is ever told that a picture of the Norwegian flag is not one of the Norwe
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 
-class _EmojiRows:
+class _EmojiRows(ABC):
     """What the adapters share: which emoji, in which languages, by which vendors, how often."""
 
     task: Task = "retrieval"
@@ -109,8 +110,8 @@ class _EmojiRows:
     def _is_usable(self, emoji: Emoji) -> bool:
         return any(language in emoji.names for language in self.languages)
 
-    def _row(self, emoji: Emoji, rng: Random, query_id: str) -> ContrastiveExample:
-        raise NotImplementedError
+    @abstractmethod
+    def _row(self, emoji: Emoji, rng: Random, query_id: str) -> ContrastiveExample: ...
 
     def _vendor(self, rng: Random) -> str:
         return rng.choice(self.vendors)
