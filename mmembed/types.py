@@ -162,8 +162,9 @@ class ContrastiveExample:
     """One training row: a query, its positives and its own hard negatives.
 
     `positive_ids` name the documents' *content*: two rows with the same id have the same document,
-    and neither is a negative of the other. `label` is a class name; `scores` are graded
-    similarities or teacher scores, one for each positive then each hard negative.
+    and neither is a negative of the other. `label` is the class of the query and its positives,
+    `negative_labels` are those of the hard negatives; `scores` are graded similarities or teacher
+    scores, one for each positive then each hard negative.
     """
 
     query: MultimodalInput
@@ -173,6 +174,7 @@ class ContrastiveExample:
     query_id: str = ""
     positive_ids: tuple[str, ...] = ()
     label: str | None = None
+    negative_labels: tuple[str, ...] = ()
     scores: tuple[float, ...] | None = None
 
 

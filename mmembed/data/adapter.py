@@ -119,3 +119,14 @@ def check_example(example: Any, where: str) -> None:
             f"{where} has {len(example.positives)} positives and "
             f"{len(example.positive_ids)} positive_ids; give one id each, or none"
         )
+    num_documents = len(example.positives) + len(example.hard_negatives)
+    if example.scores is not None and len(example.scores) != num_documents:
+        raise ConfigError(
+            f"{where} has {num_documents} positives and hard negatives and "
+            f"{len(example.scores)} scores; give one each, or None"
+        )
+    if example.negative_labels and len(example.negative_labels) != len(example.hard_negatives):
+        raise ConfigError(
+            f"{where} has {len(example.hard_negatives)} hard_negatives and "
+            f"{len(example.negative_labels)} negative_labels; give one each, or none"
+        )

@@ -8,6 +8,7 @@ training loop.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     "content_id",
     "document_id",
     "named_id",
+    "query_id",
 ]
 
 
@@ -62,6 +64,10 @@ class ContrastiveBatch:
         positive: (B,) column of each query's positive.
         owner: (M,) row of the query that brought each document.
         ids: (M,) 64-bit content ids; equal ids are the same document.
+        query_ids: (B,) content ids of the queries.
+        query_classes: (B,) ids of class names; document_classes: (M,). Where a row names no
+            class, its content id stands in, which no other content has.
+        scores: (M,) the examples' scores; NaN where a row has none.
         tasks: B temperature groups.
         sources: the datasets of the batch, for logs.
     """
@@ -74,6 +80,10 @@ class ContrastiveBatch:
     tasks: tuple[str, ...]
     sources: tuple[str, ...]
     num_tokens: int
+    query_ids: Tensor
+    query_classes: Tensor
+    document_classes: Tensor
+    scores: Tensor
 
     @property
     def num_queries(self) -> int:
@@ -90,6 +100,9 @@ class PreparedRow:
     positive_content: int
     temperature_group: str
     source: str
+    query_id: int
+    classes: tuple[int, ...]  # of the query and each document
+    scores: tuple[float, ...]  # of each document
 
     @property
     def num_bytes(self) -> int:
@@ -136,46 +149,58 @@ class ContrastiveCollator:
         ]
         prepared_queries = self._prepare(queries, "query")
         prepared = iter(self._prepare([slot for row in documents for slot in row], "document"))
-        return [
-            PreparedRow(
-                query=query,
-                documents=tuple(next(prepared) for _ in slots),
-                ids=(
-                    document_id(row.example, row.positive),
-                    *(content_id(slot.item) for slot in slots[1:]),
-                ),
-                positive_content=content_id(slots[0].item),
-                temperature_group=row.temperature_group,
-                source=row.source,
+        prepared_rows = []
+        for row, query, slots in zip(rows, prepared_queries, documents, strict=True):
+            positive = document_id(row.example, row.positive)
+            ids = (positive, *(content_id(slot.item) for slot in slots[1:]))
+            prepared_rows.append(
+                PreparedRow(
+                    query=query,
+                    documents=tuple(next(prepared) for _ in slots),
+                    ids=ids,
+                    positive_content=content_id(slots[0].item),
+                    temperature_group=row.temperature_group,
+                    source=row.source,
+                    query_id=query_id(row.example),
+                    classes=_classes(row.example, ids),
+                    scores=_scores(row, len(slots)),
+                )
             )
-            for row, query, slots in zip(rows, prepared_queries, documents, strict=True)
-        ]
+        return prepared_rows
 
     def collate(self, rows: Sequence[PreparedRow]) -> ContrastiveBatch:
         """Pack prepared rows. Columns: the positives in row order, then the hard negatives."""
-        positives = [row.documents[0] for row in rows]
         hard = [
-            (number, item, content)
+            (number, position)
             for number, row in enumerate(rows)
-            for item, content in zip(row.documents[1:], row.ids[1:], strict=True)
+            for position in range(1, len(row.documents))
         ]
+        columns = [*((number, 0) for number in range(len(rows))), *hard]
         # Adapters name positives only. A hard negative that is somebody's positive must get that
         # positive's id, or it would be punished as a negative of its own document.
         named = {row.positive_content: row.ids[0] for row in rows}
-        items = [row.query for row in rows] + positives + [item for _, item, _ in hard]
+        items = [row.query for row in rows]
+        items += [rows[number].documents[position] for number, position in columns]
         order = sorted(range(len(items)), key=lambda position: items[position].num_tokens)
         return ContrastiveBatch(
             inputs=pack([items[position] for position in order]),
             place=torch.tensor(order).argsort(),
             positive=torch.arange(len(rows)),
-            owner=torch.tensor([*range(len(rows)), *(number for number, _, _ in hard)]),
+            owner=torch.tensor([number for number, _ in columns]),
             ids=torch.tensor(
                 [row.ids[0] for row in rows]
-                + [named.get(content, content) for _, _, content in hard]
+                + [
+                    named.get(rows[number].ids[place], rows[number].ids[place])
+                    for number, place in hard
+                ]
             ),
             tasks=tuple(row.temperature_group for row in rows),
             sources=tuple(dict.fromkeys(row.source for row in rows)),
             num_tokens=sum(item.num_tokens for item in items),
+            query_ids=torch.tensor([row.query_id for row in rows]),
+            query_classes=torch.tensor([row.classes[0] for row in rows]),
+            document_classes=torch.tensor([rows[n].classes[1 + place] for n, place in columns]),
+            scores=torch.tensor([rows[n].scores[place] for n, place in columns]),
         )
 
     def _prepare(self, slots: Sequence[_Slot], role: Role) -> list[PreparedItem]:
@@ -209,6 +234,32 @@ def document_id(example: ContrastiveExample, positive: int) -> int:
     if example.positive_ids:
         return named_id(example.positive_ids[positive])
     return content_id(example.positives[positive])
+
+
+def query_id(example: ContrastiveExample) -> int:
+    """64-bit id of the query: of the adapter's id where it gives one, else of the content."""
+    return named_id(example.query_id) if example.query_id else content_id(example.query)
+
+
+def _classes(example: ContrastiveExample, ids: Sequence[int]) -> tuple[int, ...]:
+    """Class ids of the query and of the documents with these content ids."""
+    own = None if example.label is None else _number(b"class\0" + example.label.encode())
+    named = (_number(b"class\0" + name.encode()) for name in example.negative_labels)
+    negatives = tuple(named) or ids[1:]
+    return (
+        query_id(example) if own is None else own,
+        ids[0] if own is None else own,
+        *negatives[: len(ids) - 1],
+    )
+
+
+def _scores(row: TrainingRow, num_documents: int) -> tuple[float, ...]:
+    """Scores of the positive in use and of the hard negatives in use."""
+    scores = row.example.scores
+    if scores is None:
+        return (math.nan,) * num_documents
+    first_negative = len(row.example.positives)
+    return (scores[row.positive], *scores[first_negative : first_negative + num_documents - 1])
 
 
 def named_id(name: str) -> int:

@@ -9,7 +9,7 @@ Letters of this folder: B local queries, G all queries, M all documents, D embed
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,9 +30,16 @@ class ContrastiveEmbeddings:
         all_positive: (G,) int64, the column of every query's positive.
         owner: (M,) int64, the global row of the query that brought the document.
         ids: (M,) int64, content ids; equal ids are the same document.
+        query_ids: (G,) int64, content ids of the queries.
+        query_classes: (G,) int64, class ids; document_classes: (M,) int64. For class masks.
+        scores: (M,) float, of each document with the query that brought it: a graded similarity
+            or a teacher's score; NaN where there is none.
+        draw_seed: seeds what a loss draws at random; equal on all processes, another each step.
+        full: the embeddings that masks are computed from, where these are truncated or quantised:
+            a false negative is a property of the pair, not of the width. None = these.
 
     Raises:
-        ValueError: shapes that do not fit together, naming the field.
+        ValueError: shapes that do not fit together or an index out of range, naming the field.
     """
 
     queries: Tensor
@@ -43,6 +50,12 @@ class ContrastiveEmbeddings:
     all_positive: Tensor
     owner: Tensor
     ids: Tensor
+    query_ids: Tensor | None = None
+    query_classes: Tensor | None = None
+    document_classes: Tensor | None = None
+    scores: Tensor | None = None
+    draw_seed: int = 0
+    full: ContrastiveEmbeddings | None = None
 
     def __post_init__(self) -> None:
         num_local, num_all, num_documents = map(
@@ -54,13 +67,34 @@ class ContrastiveEmbeddings:
             "all_positive": num_all,
             "owner": num_documents,
             "ids": num_documents,
+            "query_ids": num_all,
+            "query_classes": num_all,
+            "document_classes": num_documents,
         }
         for name, length in expected.items():
             value = getattr(self, name)
-            if value.shape != (length,) or value.dtype != torch.int64:
+            if value is not None and (value.shape != (length,) or value.dtype != torch.int64):
                 raise ValueError(
                     f"ContrastiveEmbeddings.{name} has shape {tuple(value.shape)} and dtype "
                     f"{value.dtype}; expected ({length},) and torch.int64"
+                )
+        if self.scores is not None and self.scores.shape != (num_documents,):
+            raise ValueError(
+                f"ContrastiveEmbeddings.scores has shape {tuple(self.scores.shape)}; "
+                f"expected ({num_documents},)"
+            )
+        limits = {
+            "row": num_all,
+            "positive": num_documents,
+            "all_positive": num_documents,
+            "owner": num_all,
+        }
+        for name, limit in limits.items():
+            value = getattr(self, name)
+            if len(value) and not bool(((value >= 0) & (value < limit)).all()):
+                raise ValueError(
+                    f"ContrastiveEmbeddings.{name} has an index out of range: "
+                    f"{value.min().item()}..{value.max().item()}; allowed: 0..{limit - 1}"
                 )
         widths = {tensor.shape[1:] for tensor in (self.queries, self.all_queries, self.documents)}
         if len(widths) != 1:
@@ -71,7 +105,13 @@ class ContrastiveEmbeddings:
 
     @classmethod
     def of_one_process(
-        cls, queries: Tensor, documents: Tensor, positive: Tensor, owner: Tensor, ids: Tensor
+        cls,
+        queries: Tensor,
+        documents: Tensor,
+        positive: Tensor,
+        owner: Tensor,
+        ids: Tensor,
+        **optional: Any,
     ) -> ContrastiveEmbeddings:
         """The identity gather: the local batch is the global batch."""
         return cls(
@@ -83,6 +123,7 @@ class ContrastiveEmbeddings:
             all_positive=positive,
             owner=owner,
             ids=ids,
+            **optional,
         )
 
 

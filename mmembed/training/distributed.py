@@ -40,6 +40,8 @@ class LocalEmbeddings:
         positive: (b,) column of each query's positive among the local documents.
         owner: (m,) local row of the query that brought each document.
         ids: (m,) content ids.
+        query_ids, query_classes: (b,); document_classes, scores: (m,). See
+            `ContrastiveEmbeddings`; each is given on all processes or on none.
     """
 
     queries: Tensor
@@ -47,18 +49,31 @@ class LocalEmbeddings:
     positive: Tensor
     owner: Tensor
     ids: Tensor
+    query_ids: Tensor | None = None
+    query_classes: Tensor | None = None
+    document_classes: Tensor | None = None
+    scores: Tensor | None = None
 
 
-def gather(local: LocalEmbeddings) -> ContrastiveEmbeddings:
+# Fields that a batch may lack; True: one value for each query, False: for each document.
+_OPTIONAL = {"query_ids": True, "query_classes": True, "document_classes": False, "scores": False}
+
+
+def _on(value: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if value is None else value.to(device)
+
+
+def gather(local: LocalEmbeddings, *, draw_seed: int = 0) -> ContrastiveEmbeddings:
     """Local rows against all columns, in the order of the ranks. Carries gradient.
 
-    Processes may hold different numbers of rows.
+    Processes may hold different numbers of rows. `draw_seed` must be equal on all of them.
     """
     device = local.queries.device
     positive, owner, ids = (x.to(device) for x in (local.positive, local.owner, local.ids))
     if world_size() == 1:
+        optional = {name: _on(getattr(local, name), device) for name in _OPTIONAL}
         return ContrastiveEmbeddings.of_one_process(
-            local.queries, local.documents, positive, owner, ids
+            local.queries, local.documents, positive, owner, ids, draw_seed=draw_seed, **optional
         )
     counts = _gather_counts(len(local.queries), len(local.documents), device)  # (W, 2)
     first_row, first_column = (counts.cumsum(0) - counts)[process_rank()].tolist()
@@ -72,6 +87,13 @@ def gather(local: LocalEmbeddings) -> ContrastiveEmbeddings:
         all_positive=_gather_rows(first_column + positive, num_queries),
         owner=_gather_rows(first_row + owner, num_documents),
         ids=_gather_rows(ids, num_documents),
+        draw_seed=draw_seed,
+        **{  # type: ignore[arg-type]
+            name: None
+            if (value := _on(getattr(local, name), device)) is None
+            else _gather_rows(value, num_queries if of_queries else num_documents)
+            for name, of_queries in _OPTIONAL.items()
+        },
     )
 
 

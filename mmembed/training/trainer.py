@@ -134,7 +134,9 @@ def train_stage(
             tau = temperature(batch.tasks)
             with autocast:
                 embeddings = model(batch.inputs)  # (B + M, D), queries and documents together
-            gathered = distributed.gather(_split(embeddings, batch))
+            gathered = distributed.gather(
+                _split(embeddings, batch), draw_seed=_draw_seed(seed, step)
+            )
             output = loss.at_step(step)(gathered, tau)
             accelerator.backward(output.loss * distributed.row_share(gathered))
             distributed.average_gradients(temperature.parameters())
@@ -215,6 +217,10 @@ def _split(embeddings: Tensor, batch: ContrastiveBatch) -> distributed.LocalEmbe
         positive=batch.positive,
         owner=batch.owner,
         ids=batch.ids,
+        query_ids=batch.query_ids,
+        query_classes=batch.query_classes,
+        document_classes=batch.document_classes,
+        scores=batch.scores,
     )
 
 
@@ -233,8 +239,16 @@ def _total_steps(stage: StageConfig, sampler: BatchSampler) -> int:
 
 def _step_seed(seed: int, step: int) -> int:
     """Of dropout: a function of (seed, step, process), so that there is no state to save."""
-    content = f"{seed} {step} {distributed.process_rank()}".encode()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
+    return _hashed(f"{seed} {step} {distributed.process_rank()}")
+
+
+def _draw_seed(seed: int, step: int) -> int:
+    """Of what a loss draws: equal on all processes."""
+    return _hashed(f"loss {seed} {step}")
+
+
+def _hashed(content: str) -> int:
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def _cuda_devices(encoder: Encoder) -> list[torch.device]:
