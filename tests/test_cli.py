@@ -16,7 +16,7 @@ import mmembed
 from mmembed.cli import app
 from tests import media_files
 
-COMMANDS = ("quickstart", "train", "soup", "encode", "index", "search")
+COMMANDS = ("quickstart", "train", "soup", "soup-card", "encode", "index", "search")
 
 
 def run(*arguments: Any) -> Any:
@@ -123,6 +123,11 @@ def test_another_model_is_refused_in_one_line(
         (["encode", "--model", "m", "--out", "o.npy"], "nothing to encode"),
         (["encode", "nowhere.jsonl", "--model", "m", "--out", "o.npy"], "cannot be read"),
         (["soup", "a", "b", "--out", "c", "--weights", "a,b"], "give numbers, e.g. 0.6,0.4"),
+        (["soup", "a", "b", "--out", "c", "--method", "greedy"], "needs --examples FILE.jsonl"),
+        (["soup", "a", "b", "--out", "c", "--t", "0.3"], "t is not for the method linear"),
+        (["soup", "a", "b", "--out", "c", "--examples", "x"], "x cannot be read"),
+        (["soup", "a", "b", "--out", "c", "--losses", "1,x"], "--losses is '1,x'; give numbers"),
+        (["soup-card", "a", "--soup", "s", "--member", "m"], "m cannot be read"),
         (["train", "no_such_recipe", "--output", "o"], "no recipe file 'no_such_recipe'"),
     ],
 )
@@ -207,6 +212,58 @@ def test_a_soup_of_one_model_with_itself_is_the_model(
         assert not run("encode", "--text", "a", "--model", tmp_path / name, "--out", out).exit_code
         vectors.append(np.load(out))
     np.testing.assert_allclose(*vectors, atol=1e-6)
+
+
+@pytest.fixture
+def two_models(tmp_path: Path, tiny_checkpoint: Path) -> list[Path]:
+    """A model, and one whose norms are spoilt so that it hardly tells items apart."""
+    from mmembed.encoder.checkpoint import load_encoder, save_encoder
+
+    encoder, processor = load_encoder(tiny_checkpoint)
+    save_encoder(tmp_path / "good", encoder, processor)
+    encoder.backbone.model.language_model.norm.weight.data[1:] = 0
+    save_encoder(tmp_path / "bad", encoder, processor)
+    return [tmp_path / "good", tmp_path / "bad"]
+
+
+def test_soups_by_examples_weigh_and_choose_the_members(
+    tmp_path: Path, two_models: list[Path]
+) -> None:
+    examples = tmp_path / "few.jsonl"
+    texts = ("a red apple", "first a dog", "the rain", "una manzana roja")
+    examples.write_text("".join(f'{{"query": "{x}", "positive": "{x}"}}\n' for x in texts))
+    out = tmp_path / "soup"
+    cards = {}
+    for method in ("greedy", "cocktail", "linear"):
+        arguments = ("--out", out, "--method", method, "--examples", examples)
+        done = run("soup", *two_models, *arguments)
+        assert done.exit_code == 0, done.stderr
+        assert done.stdout == f"{out}\n"
+        cards[method] = json.loads((out / "soup.json").read_text())
+    chosen, weighted, plain = (
+        [member["weight"] for member in cards[method]["members"]] for method in cards
+    )
+    assert plain == [0.5, 0.5] and 1 > weighted[0] > 0.5 and chosen[0] >= 0.5
+    rows = {row["metric"]: row for row in cards["linear"]["results"]}
+    assert rows["mrr"]["task"] == "few"
+    assert rows["mrr"]["members"] == [member["score"] for member in cards["greedy"]["members"]]
+    assert rows["mrr"]["members"][0] > rows["mrr"]["members"][1]
+
+    for name, value in (("good", 0.5), ("bad", 0.25), ("made", 0.75)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"news": {"ndcg@10": value}}))
+    files = [tmp_path / f"{name}.json" for name in ("made", "good", "bad")]
+    done = run("soup-card", out, "--soup", files[0], "--member", files[1], "--member", files[2])
+    assert (done.exit_code, done.stdout) == (0, f"{out / 'README.md'}\n"), done.stderr
+    assert "| 0.7500 | 0.3750 | 0.5000 | +0.3750 | +0.2500 |" in (out / "README.md").read_text()
+
+
+def test_slerp_on_the_shell_takes_t(tmp_path: Path, two_models: list[Path]) -> None:
+    out = tmp_path / "soup"
+    done = run("soup", *two_models, "--out", out, "--method", "slerp", "--t", 0)
+    assert done.exit_code == 0, done.stderr
+    assert (out / "model.safetensors").read_bytes() == (
+        two_models[0] / "model.safetensors"
+    ).read_bytes()
 
 
 def test_encode_writes_vectors_ids_and_errors(

@@ -159,11 +159,15 @@ RULES: dict[Rule, tuple[list[Module], list[Module]]] = {
             in_("mmembed.utils", "'''Things.'''"),
             in_("mmembed.data.adapter", "'''Doc.'''\nclass AbsAdapter: pass"),
             in_("mmembed.data", "'''Doc.'''\nimport torch", True),
+            in_("mmembed.soup", "'''Doc.'''\nimport torch", True),
+            in_("mmembed.soup", "'''Doc.'''\nfrom mmembed.data.x import y", True),
+            in_("mmembed.soup", "'''Doc.'''\nx = make()", True),
         ],
         [
             in_("mmembed.soup", "'''Averages checkpoints.'''"),
             in_("mmembed.data", "'''Data.'''", True),
             in_("mmembed", "'''Doc.'''\nimport importlib", True),
+            in_("mmembed.soup", "'''Doc.'''\nfrom mmembed.soup.x import y\n__all__ = ['y']", True),
         ],
     ),
     public_names_are_listed: (

@@ -14,29 +14,13 @@ from mmembed.encoder.checkpoint import (
     load_encoder,
     load_extra_tensors,
     read_description,
-    save_encoder,
 )
+from mmembed.encoder.identity import EXTRA_TENSORS_FILE
 from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.collator import pack
 from mmembed.soup import soup
+from mmembed.soup.methods import cocktail_weights, slerp_fold
 from mmembed.types import MultimodalInput
-
-
-@pytest.fixture(scope="module")
-def members(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three model folders whose weights differ."""
-    root = tmp_path_factory.mktemp("members")
-    folders = []
-    for number in range(3):
-        encoder, processor = load_encoder(tiny_checkpoint)
-        generator = torch.Generator().manual_seed(number)
-        with torch.no_grad():
-            for parameter in encoder.parameters():
-                parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
-        theta = {"temperature.theta.a": torch.tensor(float(number))}
-        save_encoder(root / f"m{number}", encoder, processor, extra_tensors=theta)
-        folders.append(root / f"m{number}")
-    return folders
 
 
 @pytest.fixture
@@ -77,17 +61,70 @@ def test_soup_of_equal_models_is_that_model(members: list[Path], tmp_path: Path)
     assert all(torch.equal(one[name], same[name]) for name in one)
 
 
+def test_the_ends_of_a_slerp_are_the_members_bit_by_bit(members: list[Path], tmp_path: Path):
+    for t, member in ((0.0, members[0]), (1.0, members[1])):
+        made = soup(members[:2], output=tmp_path / "soup", method="slerp", t=t)
+        one, same = weights(member), weights(made)
+        assert all(torch.equal(one[name], same[name]) for name in one)
+        extra, kept = load_extra_tensors(member), load_extra_tensors(made)
+        assert all(torch.equal(extra[name], kept[name]) for name in extra)
+
+
+def test_slerp_goes_tensor_by_tensor_and_the_extra_tensors_linearly(
+    members: list[Path], tmp_path: Path
+):
+    made = soup(members, output=tmp_path / "soup", method="slerp")
+    parts = [weights(folder) for folder in members]
+    for name, tensor in weights(made).items():
+        torch.testing.assert_close(tensor, slerp_fold([part[name] for part in parts]))
+    extra = load_extra_tensors(made)
+    assert extra["temperature.theta.a"].item() == pytest.approx(1.0)
+    torch.testing.assert_close(extra["quantizer.step"], torch.full((4,), 0.2))
+
+
+def test_a_temperature_that_some_members_lack_is_the_mean_of_the_others(
+    members: list[Path], other: Path, tmp_path: Path
+):
+    save_file({"temperature.theta.b": torch.tensor(-2.0)}, other / EXTRA_TENSORS_FILE)
+    folders = [members[0], other, members[2]]
+    extra = load_extra_tensors(soup(folders, output=tmp_path / "soup", weights=[1, 1, 3]))
+    assert extra["temperature.theta.a"].item() == pytest.approx((1 * 0.0 + 3 * 2.0) / 4)
+    assert extra["temperature.theta.b"].item() == -2.0
+
+
+def test_extra_tensors_of_other_shapes_are_refused(
+    members: list[Path], other: Path, tmp_path: Path
+):
+    save_file({"quantizer.step": torch.ones(3)}, other / EXTRA_TENSORS_FILE)
+    with pytest.raises(CheckpointError, match=r"quantizer.step is torch.float32 \(3,\)"):
+        soup([members[0], other], output=tmp_path / "soup")
+
+
+def test_cocktail_is_the_mean_by_losses_given_or_computed(members: list[Path], tmp_path: Path):
+    losses = dict(zip(members, (1.0, 2.0, 4.0), strict=True))
+    shares = cocktail_weights(list(losses.values()), 2.0)
+    expected = weights(soup(members, output=tmp_path / "mean", weights=shares))
+    for number, given in enumerate((list(losses.values()), losses.__getitem__)):
+        made = soup(members, output=tmp_path / str(number), method="cocktail", losses=given,
+                    temperature=2.0)  # fmt: skip
+        assert all(torch.equal(expected[name], value) for name, value in weights(made).items())
+
+
+def test_the_order_of_members_does_not_matter(members: list[Path], tmp_path: Path):
+    one = weights(soup(members, output=tmp_path / "one", weights=[1, 2, 3]))
+    other = weights(soup(members[::-1], output=tmp_path / "other", weights=[3, 2, 1]))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], atol=1e-6, rtol=1e-6)
+
+
 def test_soup_loads_and_embeds(members: list[Path], tmp_path: Path):
     made = soup(members, output=tmp_path / "soup")
     encoder, processor = load_encoder(made)
     with torch.no_grad():
         vector = encoder(pack([processor.prepare(MultimodalInput.of("a red apple"))]))
     assert vector.norm().item() == pytest.approx(1.0, abs=1e-5)
-    card = read_description(made)
-    assert card["fingerprint"] != read_description(members[0])["fingerprint"]
-    assert [member["fingerprint"] for member in card["soup"]["members"]] == [
-        read_description(folder)["fingerprint"] for folder in members
-    ]
+    fingerprints = [read_description(folder)["fingerprint"] for folder in [made, *members]]
+    assert len(set(fingerprints)) == 4
 
 
 def test_low_precision_members_are_averaged_in_float32(members: list[Path], tmp_path: Path):
@@ -151,7 +188,15 @@ def edit(path: Path, *keys: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("file", "keys", "value", "message"),
     [
-        ("mmembed.json", ("encoder", "pooling"), "mean", "encoder settings differs in 'pooling'"),
+        (
+            "mmembed.json",
+            ("encoder", "pooling"),
+            "mean",
+            'encoder settings differs in \'pooling\' ."mean" there, "last_token" in m0',
+        ),
+        ("mmembed.json", ("encoder", "attention"), "both", "differs in 'attention' .\"both\""),
+        ("mmembed.json", ("inputs", "position_ids"), "flat", "differs in 'position_ids'"),
+        ("mmembed.json", ("inputs", "prompt", "note"), "x", r"differs in 'prompt.note'"),
         ("mmembed.json", ("inputs", "num_frames"), 3, "input settings differs in 'num_frames'"),
         ("config.json", ("hidden_act",), "gelu", "the architecture differs in"),
         ("tokenizer.json", ("version",), "2.0", "the tokenizer differs in 'tokenizer.json'"),
@@ -173,7 +218,14 @@ def test_settings_that_do_not_fit_are_refused_by_name(
         ({"weights": [0.0, 0.0]}, "not all 0"),
         ({"weights": [1.0, float("nan")]}, "finite"),
         ({"weights": [1.0, -1.0]}, ">= 0"),
-        ({"method": "cubic"}, "methods: linear"),
+        ({"method": "cubic"}, "methods: linear, slerp, greedy, cocktail, lora"),
+        ({"method": "slerp", "weights": [1.0, 1.0]}, "weights is not for the method slerp"),
+        ({"method": "slerp", "t": 1.5}, "t is 1.5 for 2 checkpoints"),
+        ({"method": "slerp", "t": 0.5, "checkpoints": ["a"] * 3}, "t is 0.5 for 3 checkpoints"),
+        ({"t": 0.5}, "t is not for the method linear, but for slerp"),
+        ({"method": "greedy"}, "the method greedy needs score"),
+        ({"method": "cocktail"}, "the method cocktail needs losses"),
+        ({"method": "cocktail", "losses": [1.0]}, "1 losses for 2 checkpoints"),
     ],
 )
 def test_impossible_requests_are_refused(
@@ -181,6 +233,7 @@ def test_impossible_requests_are_refused(
 ):
     with pytest.raises(ConfigError, match=message):
         soup(**{"checkpoints": members[:2], "output": tmp_path / "soup", **options})
+    assert not list(tmp_path.iterdir())
 
 
 def test_folder_that_is_no_model_is_not_overwritten(members: list[Path], tmp_path: Path):
@@ -188,6 +241,39 @@ def test_folder_that_is_no_model_is_not_overwritten(members: list[Path], tmp_pat
     with pytest.raises(CheckpointError, match="not a model folder"):
         soup(members, output=tmp_path)
     assert (tmp_path / "precious.txt").exists()
+
+
+def test_an_earlier_model_is_replaced_only_by_a_finished_one(
+    members: list[Path], other: Path, tmp_path: Path
+):
+    made = soup(members[:1], output=tmp_path / "soup")
+    before = weights(made)
+    spoil(other, lambda tensors, name: tensors[name].fill_(torch.inf))
+    with pytest.raises(CheckpointError, match="infinite"):
+        soup([members[0], other], output=made)
+    assert all(torch.equal(before[name], value) for name, value in weights(made).items())
+    soup(members[1:2], output=made)
+    expected = weights(members[1])
+    assert all(torch.equal(expected[name], value) for name, value in weights(made).items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "soup"]
+
+
+@pytest.mark.parametrize("method", ["linear", "greedy"])
+def test_ctrl_c_leaves_nothing_behind(members: list[Path], tmp_path: Path, method: str):
+    seen = []
+
+    def interrupt(folder: Path) -> float:
+        seen.append(folder)
+        if folder not in members:  # the soup, or a candidate of it
+            assert weights(folder), "it is whole"
+            raise KeyboardInterrupt
+        return 0.0
+
+    options = {"score": interrupt} if method == "greedy" else {"evaluate": interrupt}
+    with pytest.raises(KeyboardInterrupt):
+        soup(members, output=tmp_path / "soup", method=method, **options)
+    assert len(seen) == 4
+    assert not list(tmp_path.iterdir())
 
 
 def test_output_may_not_be_a_member(members: list[Path]):
