@@ -8,13 +8,14 @@ Letters of this folder: B local queries, G all queries, M all documents, D embed
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["ContrastiveEmbeddings", "Loss", "LossOutput"]
+__all__ = ["ContrastiveEmbeddings", "Loss", "LossOutput", "at_least_float32"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,23 @@ class ContrastiveEmbeddings:
             **optional,
         )
 
+    def mapped(
+        self,
+        transform: Callable[[Tensor], Tensor],
+        *,
+        full: ContrastiveEmbeddings | None = None,
+    ) -> ContrastiveEmbeddings:
+        """The same batch with other embeddings, and masks from those of `full`; None = as here."""
+        queries = transform(self.queries)
+        shared = self.all_queries is self.queries
+        return replace(
+            self,
+            queries=queries,
+            all_queries=queries if shared else transform(self.all_queries),
+            documents=transform(self.documents),
+            full=self.full if full is None else full,
+        )
+
 
 @dataclass(frozen=True)
 class LossOutput:
@@ -139,3 +157,8 @@ class Loss(Protocol):
     """An objective. `temperature` is a scalar or (B,), one value for each local query."""
 
     def __call__(self, e: ContrastiveEmbeddings, temperature: Tensor) -> LossOutput: ...
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Losses compute in float32, or wider where their input is: bfloat16 cannot hold a logit."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
