@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from mmembed.config.objective import LossConfig
 from mmembed.config.validation import StrictModel, merge, validate
+from mmembed.types import Task
 
 __all__ = [
     "DataConfig",
-    "DocumentMaskConfig",
-    "HardnessConfig",
-    "LossConfig",
+    "LoraConfig",
     "ModelConfig",
     "Recipe",
+    "SamplingConfig",
     "SoupConfig",
     "StageConfig",
     "TemperatureConfig",
@@ -41,6 +42,7 @@ class ModelConfig(StrictModel):
     Args:
         path: a model folder or a hub id of a Qwen2-VL checkpoint in safetensors.
         revision: commit of the hub id.
+        attention: `causal`, or `bidirectional` as an encoder's.
         pooling: which state is the embedding.
         position_ids: `mrope` (time, height, width) or `flat` (0..L-1 on all three axes).
         prompt: name of a prompt template, or a path to one.
@@ -52,6 +54,7 @@ class ModelConfig(StrictModel):
 
     path: str
     revision: str | None = None
+    attention: Literal["causal", "bidirectional"] | None = None
     pooling: Literal["last_token", "mean"] | None = None
     position_ids: Literal["mrope", "flat"] | None = None
     prompt: str | None = None
@@ -88,38 +91,45 @@ class DataConfig(StrictModel):
     document_instruction: str | None = None
 
 
-class HardnessConfig(StrictModel):
-    """Negatives count exp(alpha * s) times; alpha 0 = off."""
+class SamplingConfig(StrictModel):
+    """How often each group of the mixture gives the batch.
 
-    alpha: float = Field(default=0.0, ge=0)
-    scope: Literal["in_batch", "hard", "all"] = "all"
-    detach: bool = True
+    Args:
+        exponent: a group is drawn with probability size^exponent / sum, size after caps and
+            weights; None = every row once in an epoch.
+        task_shares: share of the batches that groups of a task get together, e.g.
+            `{retrieval: 0.72}`; tasks that are not named share the rest by size^exponent.
+    """
 
-
-class DocumentMaskConfig(StrictModel):
-    """Drop negatives whose document is nearer than `threshold` to the positive; None = off."""
-
-    threshold: float | None = None
-    from_step: int = Field(default=0, ge=0)
-    max_masked_fraction: float | None = Field(default=None, ge=0, le=1)
-
-
-class LossConfig(StrictModel):
-    """InfoNCE; the defaults are the plain loss over in-batch documents and hard negatives."""
-
-    in_batch: bool = True
-    hard_negatives: Literal["none", "own", "shared"] = "shared"
-    max_hard_negatives: int | None = Field(default=None, ge=0)
-    duplicate_id: bool = True
-    document_mask: DocumentMaskConfig = DocumentMaskConfig()
-    hardness: HardnessConfig = HardnessConfig()
-    symmetric: bool = False
+    exponent: float | None = Field(default=None, ge=0)
+    task_shares: dict[Task, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _some_negatives(self) -> LossConfig:
-        if not self.in_batch and self.hard_negatives == "none":
-            raise ValueError("no negatives: set in_batch, or hard_negatives to own or shared")
+    def _shares_fit(self) -> SamplingConfig:
+        if self.task_shares and self.exponent is None:
+            raise ValueError("task_shares need an exponent; 1 draws groups by their size")
+        if any(share < 0 for share in self.task_shares.values()) or (
+            sum(self.task_shares.values()) > 1 + 1e-9
+        ):
+            raise ValueError("task_shares must be >= 0 and sum to at most 1")
         return self
+
+
+class LoraConfig(StrictModel):
+    """Train low-rank updates of linear layers instead of all weights.
+
+    Args:
+        rank: of the updates; None = full fine-tuning.
+        alpha: the update counts alpha / rank times; the rank if None.
+        targets: endings of layer names (`q_proj`, ...), or `all-linear`.
+        vision: the vision tower's linear layers too.
+    """
+
+    rank: int | None = Field(default=None, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    vision: bool = False
 
 
 class TemperatureConfig(StrictModel):
@@ -134,6 +144,8 @@ class TemperatureConfig(StrictModel):
 
     @model_validator(mode="after")
     def _inside(self) -> TemperatureConfig:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
         if self.learnable and not self.min <= self.init <= self.max:
             raise ValueError(f"init {self.init} is outside [{self.min}, {self.max}]")
         return self
@@ -146,9 +158,15 @@ class StageConfig(StrictModel):
         name: its folder in the run; `stage1`, `stage2`, ... if None.
         steps, epochs: the length; exactly one of them.
         batch_size: queries in a global batch.
+        batch_sizes: by task, where it differs from `batch_size`.
+        max_query_tokens, max_document_tokens: of an item of that role; None = `model.max_tokens`.
         warmup_ratio: share of the steps with a linearly rising learning rate.
         max_grad_norm: gradients are scaled down to this norm; None = off.
         dtype: bfloat16 = autocast; weights and optimizer stay float32.
+        loss: of every task that `losses` does not name.
+        losses: by task of the batch, each a whole `LossConfig` merged over `loss`.
+        sampling: which group gives the next batch.
+        lora: train low-rank updates; they are merged into the model folder.
         freeze: parts whose parameter names start so are not trained (`visual`, ...).
         save_every: steps between checkpoints; None = only the end.
         seed: of the data order; the recipe's if None.
@@ -161,6 +179,9 @@ class StageConfig(StrictModel):
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=256, ge=1)
+    batch_sizes: dict[Task, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    max_query_tokens: int | None = Field(default=None, ge=8)
+    max_document_tokens: int | None = Field(default=None, ge=8)
     learning_rate: float = Field(default=1e-4, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
@@ -168,6 +189,9 @@ class StageConfig(StrictModel):
     betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     loss: LossConfig = LossConfig()
+    losses: dict[Task, LossConfig] = Field(default_factory=dict)
+    sampling: SamplingConfig = SamplingConfig()
+    lora: LoraConfig = LoraConfig()
     temperature: TemperatureConfig = TemperatureConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     freeze: tuple[str, ...] = ()
@@ -182,6 +206,25 @@ class StageConfig(StrictModel):
         """Settings without effect on the weights."""
         return {"name", "save_every", "log_every", "num_workers", "prepared_cache_mb"}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _losses_over_loss(cls, fields: Any) -> Any:
+        """`losses.sts` says only what differs from `loss`."""
+        if not isinstance(fields, dict) or not isinstance(fields.get("losses"), dict):
+            return fields
+        under = fields.get("loss") or {}
+        merged = {
+            task: merge(under, over) if isinstance(over, dict) and isinstance(under, dict) else over
+            for task, over in fields["losses"].items()
+        }
+        return {**fields, "losses": merged}
+
+    def loss_of(self, task: Task) -> LossConfig:
+        return self.losses.get(task, self.loss)
+
+    def batch_size_of(self, task: Task) -> int:
+        return self.batch_sizes.get(task, self.batch_size)
+
     @model_validator(mode="after")
     def _one_length(self) -> StageConfig:
         if (self.steps is None) == (self.epochs is None):
@@ -190,27 +233,52 @@ class StageConfig(StrictModel):
 
 
 class SoupConfig(StrictModel):
-    """How the members of the last stage become one model; `method: null` = no soup.
+    """What becomes one model at the end, and how; `method: null` = no soup.
+
+    Exactly one of `members`, `checkpoints` and `stages` says what. Members that train low-rank
+    updates are merged before they are averaged, so `linear` averages the products B A.
 
     Args:
+        method: `linear`: weighted mean; `slerp`: along the great circle, a left fold over more
+            than two; `cocktail`: mean weighted by the losses on `examples`.
         members: variations of the last stage, each a few of its keys, e.g. `{seed: 1}`.
-        weights: one for each member, normalised to sum 1; uniform if None.
+        checkpoints: that many checkpoints of the last stage, the last ones, its end included.
+        stages: names of stages whose results are merged, in this order.
+        weights: linear: one for each, normalised to sum 1; uniform if None.
+        examples: cocktail: a file of JSON lines with queries and answers.
     """
 
-    method: Literal["linear"] | None = None
+    method: Literal["linear", "slerp", "cocktail"] | None = None
     members: tuple[dict[str, Any], ...] = ()
+    checkpoints: int | None = Field(default=None, ge=2)
+    stages: tuple[str, ...] = ()
     weights: tuple[float, ...] | None = None
+    examples: str | None = None
+
+    @property
+    def size(self) -> int:
+        """How many models are merged."""
+        return len(self.members) or self.checkpoints or len(self.stages)
 
     @model_validator(mode="after")
     def _fits(self) -> SoupConfig:
-        if self.method is not None and not self.members:
-            raise ValueError("a soup needs members, e.g. [{seed: 1}, {seed: 2}]")
-        if self.method is None and self.members:
-            raise ValueError("members without a method; set method: linear")
+        given = [name for name in ("members", "checkpoints", "stages") if getattr(self, name)]
+        if self.method is None and given:
+            raise ValueError(f"{given[0]} without a method; set method: linear")
+        if self.method is not None and not given:
+            raise ValueError(
+                "a soup needs members, e.g. [{seed: 1}, {seed: 2}], or checkpoints, or stages"
+            )
+        if len(given) > 1:
+            raise ValueError(f"give one of {' and '.join(given)}")
+        if (self.examples is not None) != (self.method == "cocktail"):
+            raise ValueError("examples belong to method cocktail, which needs them")
         if self.weights is not None:
-            if len(self.weights) != len(self.members):
+            if self.method != "linear":
+                raise ValueError(f"weights belong to method linear, not to {self.method}")
+            if len(self.weights) != self.size:
                 raise ValueError(
-                    f"{len(self.weights)} weights for {len(self.members)} members; give one each"
+                    f"{len(self.weights)} weights for {self.size} {given[0]}; give one each"
                 )
             if any(weight < 0 for weight in self.weights) or sum(self.weights) <= 0:
                 raise ValueError("weights must be >= 0 and not all 0")
@@ -227,23 +295,32 @@ class Recipe(StrictModel):
     soup: SoupConfig = SoupConfig()
 
     @model_validator(mode="after")
-    def _stage_names_differ(self) -> Recipe:
+    def _names_fit(self) -> Recipe:
         names = [self.stage_name(index) for index in range(len(self.stages))]
         if len(set(names)) != len(names):
             raise ValueError(f"stage names must differ; found {', '.join(names)}")
+        unknown = [name for name in self.soup.stages if name not in names]
+        if unknown or len(set(self.soup.stages)) != len(self.soup.stages):
+            raise ValueError(
+                f"soup.stages is {list(self.soup.stages)}; give different ones of "
+                f"{', '.join(names)}"
+            )
+        every = self.stages[-1].save_every
+        if self.soup.checkpoints is not None and every is None:
+            raise ValueError("soup.checkpoints needs checkpoints: set save_every of the last stage")
         return self
 
     def stage_name(self, index: int) -> str:
         return self.stages[index].name or f"stage{index + 1}"
 
     def member_stages(self) -> tuple[StageConfig, ...]:
-        """The last stage as each soup member runs it; the stage itself without a soup.
+        """The last stage as each soup member runs it; the stage itself without members.
 
         Raises:
             ConfigError: a member has a key or value that a stage cannot have.
         """
         last = self.stages[-1]
-        if self.soup.method is None:
+        if not self.soup.members:
             return (last,)
         fields = last.model_dump(mode="json")
         changed = []

@@ -6,14 +6,16 @@ and nothing else, so there is no random state to save.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mmembed.config.recipe import DataConfig
 from mmembed.data.adapter import DatasetAdapter, check_example, resolve_adapter
+from mmembed.errors import ConfigError
 from mmembed.inputs.contrastive import TrainingRow, document_id, named_id
+from mmembed.types import Task
 
 __all__ = ["Mixture", "MixtureEntry", "build_mixture"]
 
@@ -33,6 +35,7 @@ class MixtureEntry:
     cap: int | None = None
     query_instruction: str | None = None
     document_instruction: str | None = None
+    max_hard_negatives: int | None = None
 
 
 class Mixture:
@@ -79,6 +82,7 @@ class Mixture:
             temperature_group=entry.temperature_group,
             query_instruction=entry.query_instruction,
             document_instruction=entry.document_instruction,
+            max_hard_negatives=entry.max_hard_negatives,
         )
 
     def document_ids(self, index: int) -> tuple[int, ...]:
@@ -95,9 +99,28 @@ class Mixture:
             self._document_ids[index] = known
         return known
 
-    def epoch_rows(self, group: str, epoch: int) -> np.ndarray:
-        """The rows of a group that one epoch uses, shuffled; weights are passes over the rows."""
-        random = np.random.default_rng([self.seed, _ORDER, epoch, self.groups.index(group)])
+    def task(self, group: str) -> Task:
+        """The task of a group's rows; one loss and one sampling share apply to a group.
+
+        Raises:
+            ConfigError: its entries have different tasks.
+        """
+        tasks = {entry.name: entry.adapter.task for entry in self.entries if entry.group == group}
+        if len(set(tasks.values())) > 1:
+            raise ConfigError(
+                f"group {group!r} mixes tasks: "
+                + ", ".join(f"{name} is {task}" for name, task in tasks.items())
+                + "; a batch has one task, so give each task its own group"
+            )
+        return next(iter(tasks.values()))
+
+    def epoch_rows(self, group: str, epoch: int, number: int = 0) -> np.ndarray:
+        """The rows of a group that one epoch uses, shuffled; weights are passes over the rows.
+
+        `number` counts the times that an epoch goes through them.
+        """
+        stream = [self.seed, _ORDER, epoch, self.groups.index(group), number]
+        random = np.random.default_rng(stream if number else stream[:-1])
         chosen = []
         for number, entry in enumerate(self.entries):
             if entry.group != group:
@@ -125,8 +148,17 @@ class Mixture:
         return number, int(self._kept[number][index - self._starts[number]])
 
 
-def build_mixture(data: Sequence[DataConfig], *, seed: int) -> Mixture:
+def build_mixture(
+    data: Sequence[DataConfig],
+    *,
+    seed: int,
+    max_hard_negatives: Callable[[Task], int | None] = lambda task: None,
+) -> Mixture:
     """Resolve the adapters of a stage.
+
+    Args:
+        max_hard_negatives: how many of a row's hard negatives a task uses, the first ones; None =
+            all of them.
 
     Raises:
         ConfigError: see `resolve_adapter`.
@@ -149,6 +181,7 @@ def build_mixture(data: Sequence[DataConfig], *, seed: int) -> Mixture:
                 cap=config.cap,
                 query_instruction=config.query_instruction,
                 document_instruction=config.document_instruction,
+                max_hard_negatives=max_hard_negatives(adapter.task),
             )
         )
     return Mixture(entries, seed=seed)
