@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,8 +43,6 @@ from mmembed.types import Image, MediaSource, Page, Url, Video
 __all__ = ["MediaDecoder"]
 
 BATCH_ITEMS = 64
-# All requests of a batch are written before an answer is read, so they must fit in the pipe.
-BATCH_BYTES = 60_000
 
 
 @dataclass
@@ -234,7 +233,7 @@ class _Pool:
             return
         if self._pid != os.getpid():
             self._reset()
-        batches = list(_batches(jobs, self._num_workers))
+        batches = _batches(jobs, self._num_workers)
         if self._num_workers == 1 or len(batches) == 1:
             for batch in batches:
                 self._run_batch(batch)
@@ -264,12 +263,12 @@ class _Pool:
         The first job without an answer is the one that killed the process. It gets one more try
         in a fresh process, so that its outcome does not depend on what was decoded before it.
         """
-        try:
-            process.send([job.request for job in jobs])
-        except ProcessDiedError:
-            pass  # reading tells how far it got
+        sent = 0
         for position, job in enumerate(jobs):
             try:
+                with suppress(ProcessDiedError):  # reading tells how far it got
+                    while sent < len(jobs) and process.send(jobs[sent].request):
+                        sent += 1
                 job.outcome = _collect(process, job, self._policy)
             except ProcessTimeoutError:
                 process.kill()
@@ -280,6 +279,7 @@ class _Pool:
                 return position + self._after_crash(
                     job, "decoder_crash", "the decode process died on this file"
                 )
+            process.finish()
             process.served += 1
             if isinstance(job.outcome, InputError) and job.outcome.code == "out_of_memory":
                 process.kill()
@@ -321,20 +321,9 @@ def _timeout_text(seconds: float) -> str:
     )
 
 
-def _batches(jobs: Iterable[_Job], num_workers: int) -> Iterable[list[_Job]]:
-    jobs = list(jobs)
-    limit = min(BATCH_ITEMS, -(-len(jobs) // num_workers))
-    batch: list[_Job] = []
-    size = 0
-    for job in jobs:
-        cost = len(job.request[1]) + 4096  # the header is far below that
-        if batch and (len(batch) >= limit or size + cost > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(job)
-        size += cost
-    if batch:
-        yield batch
+def _batches(jobs: Sequence[_Job], num_workers: int) -> list[list[_Job]]:
+    size = min(BATCH_ITEMS, -(-len(jobs) // num_workers))
+    return [list(jobs[start : start + size]) for start in range(0, len(jobs), size)]
 
 
 def _collect(process: DecodeProcess, job: _Job, policy: MediaPolicy) -> Any:
@@ -345,30 +334,40 @@ def _collect(process: DecodeProcess, job: _Job, policy: MediaPolicy) -> Any:
         if "missing" in header:
             raise MissingDependencyError(*header["missing"])
         if "error" in header:
-            fields = header["error"]
-            index = fields.get("index")
-            if "part" not in fields:
-                return job.error(fields["code"], fields["detail"])
-            return InputError(
-                fields["code"],
-                fields["detail"],
-                part=fields["part"],
-                source=fields["source"],
-                index=tuple(index) if isinstance(index, list) else index,
-            )
+            return _error(header["error"], job)
         if "value" in header:
             return header["value"]
-        if "done" in header:
+        if "shapes" in header:
+            try:
+                pieces.append(_media(header, body))
+            except (KeyError, TypeError, ValueError):  # not our worker speaks
+                raise ProcessDiedError from None
+        if header.get("done"):
             return join(pieces)
-        pieces.append(_media(header, body))
+
+
+def _error(fields: dict[str, Any], job: _Job) -> InputError:
+    if "part" not in fields:
+        return job.error(fields["code"], fields["detail"])
+    index = fields.get("index")
+    return InputError(
+        fields["code"],
+        fields["detail"],
+        part=fields["part"],
+        source=fields["source"],
+        index=tuple(index) if isinstance(index, list) else index,
+    )
 
 
 def _media(header: dict[str, Any], body: np.ndarray) -> DecodedMedia:
+    """The frames that a header describes. Raises KeyError, TypeError or ValueError if it lies."""
     frames, position = [], 0
     for height, width, channels in header["shapes"]:
         size = height * width * channels
         frames.append(body[position : position + size].reshape(height, width, channels))
         position += size
+    if position != len(body):
+        raise ValueError("the frames do not add up to what was sent")
     return DecodedMedia(
         frames=tuple(frames),
         timestamps=tuple(header["timestamps"]),

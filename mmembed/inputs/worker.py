@@ -1,10 +1,14 @@
 """The decode process: reads requests from its standard input, answers on its standard output.
 
 Started by `sandbox.MediaDecoder` as `python -P -B -m mmembed.inputs.worker`. A message is a pair
-of lengths, a JSON header and raw bytes in both directions; nothing is ever unpickled. The process
-limits its own memory and file size, keeps no core, and silences what decoders print. It ends when
-its input ends, so a dead parent leaves no orphan; should a decoder hang while the parent dies, an
-alarm ends it.
+of lengths, a JSON header and raw bytes in both directions; nothing is ever unpickled. Each request
+names a slot of `SharedSlots`: the bytes of the file may be there instead of in the message
+(`body_bytes`), and the frames are put there when they fit (`in_slot`: from where to where). Behind
+such an answer come positions in the slot, each when the frames are there as far as it says.
+
+The process limits its own memory and file size, keeps no core, and silences what decoders print.
+It ends when its input ends, so a dead parent leaves no orphan; should a decoder hang while the
+parent dies, an alarm ends it.
 """
 
 from __future__ import annotations
@@ -17,33 +21,48 @@ import signal
 import struct
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mmembed.errors import InputError, MissingDependencyError
-from mmembed.inputs.media import DecodedMedia, MediaPart, MediaPolicy, decode, part_name
+from mmembed.inputs.media import DecodedMedia, MediaPart, MediaPolicy, decode, join, part_name
+from mmembed.inputs.shared_slots import SharedSlots
 from mmembed.inputs.sizing import MediaBudget
 from mmembed.types import Image, MediaSource, Page, Video
 
-__all__ = ["LENGTHS", "Message", "decode_request", "main", "page_request", "policy_request"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "LENGTHS",
+    "POSITION",
+    "Message",
+    "decode_request",
+    "main",
+    "page_request",
+    "policy_request",
+]
 
 LENGTHS = struct.Struct("<IQ")  # bytes of the JSON header, of the raw body
+POSITION = struct.Struct("<Q")
+SHARED_BYTES = 1 << 19  # put in a slot between two positions
 ALARM_SLACK_SECONDS = 10  # the parent kills first; the alarm is for a parent that is gone
 
 Message = tuple[dict[str, Any], bytes]
 _KINDS: dict[str, Callable[..., MediaPart]] = {"image": Image, "video": Video, "pdf": Page}
 
 
-def policy_request(policy: MediaPolicy) -> Message:
-    """The first message of every decode process."""
+def policy_request(policy: MediaPolicy, shared: tuple[int, int, int] | None) -> Message:
+    """The first message of every decode process; `shared`: the arguments of `SharedSlots.open`."""
     roots = policy.allowed_roots
-    return {
+    values = {
         **asdict(policy),
         "allowed_roots": None if roots is None else [str(root) for root in roots],
-    }, b""
+    }
+    return {"policy": values, "shared": shared}, b""
 
 
 def decode_request(part: MediaPart, budget: MediaBudget, name: str | None) -> Message:
@@ -57,7 +76,7 @@ def decode_request(part: MediaPart, budget: MediaBudget, name: str | None) -> Me
         "kind": part_name(part),
         "source": source,
         "options": options,
-        "budget": asdict(budget),
+        "budget": vars(budget),
         "name": name,
     }
     return header, body
@@ -83,7 +102,7 @@ def _describe_source(source: object) -> tuple[str | None, bytes]:
 
 def main() -> None:
     """Serve requests until the input ends."""
-    requests = os.fdopen(os.dup(0), "rb", buffering=0)
+    requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     silence = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):  # decoders print to 1 and 2; none may read our requests
@@ -97,16 +116,27 @@ def main() -> None:
     first = _read(requests)
     if first is None:
         return
-    policy = _policy(first[0])
+    policy = _policy(first[0]["policy"])
+    shared = first[0]["shared"]
+    slots = None if shared is None else SharedSlots.open(*shared)
     _limit_resources(policy)
     _write(answers, {"ready": True})
     while (message := _read(requests)) is not None:
         header, body = message
+        if slots is not None and "body_bytes" in header:
+            body = bytes(slots.view(header["slot"], 0, header["body_bytes"]))
         limit = max(policy.timeout_seconds, policy.page_timeout_seconds)
+        used = 0
         try:
             for answer, frames in _answers(header, body, policy):
                 signal.alarm(0)
-                _write(answers, answer, frames)
+                end = used + sum(frame.nbytes for frame in frames)
+                if slots is not None and used < end <= slots.slot_bytes:
+                    answer["in_slot"] = (used, end)
+                    _share(answers, answer, frames, slots, header["slot"])
+                    used = end  # the parent may still be copying: the next page goes behind
+                else:
+                    _write(answers, answer, frames)
                 signal.alarm(math.ceil(limit) + ALARM_SLACK_SECONDS)
         except InputError as error:
             _write(answers, {"error": _describe_error(error)})
@@ -146,7 +176,7 @@ def _limit_resources(policy: MediaPolicy) -> None:
 
 def _answers(
     header: Mapping[str, Any], body: bytes, policy: MediaPolicy
-) -> Iterator[tuple[dict[str, Any], DecodedMedia | None]]:
+) -> Iterator[tuple[dict[str, Any], Sequence[np.ndarray]]]:
     operation = header["operation"]
     source = body if header["source"] is None else Path(header["source"])
     limit = policy.timeout_seconds if header.get("kind") != "pdf" else policy.page_timeout_seconds
@@ -154,17 +184,14 @@ def _answers(
     if operation == "decode":
         part = _KINDS[header["kind"]](source, **header["options"])
         budget = MediaBudget(**header["budget"])
-        for piece in decode(part, budget, policy, name=header["name"]):
-            yield (
-                {
-                    "shapes": [frame.shape for frame in piece.frames],
-                    "timestamps": piece.timestamps,
-                    "pages": piece.pages,
-                    "warnings": piece.warnings,
-                },
-                piece,
-            )
-        yield {"done": True}, None
+        pieces = decode(part, budget, policy, name=header["name"])
+        if header["kind"] == "pdf":
+            for piece in pieces:
+                yield _describe_media(piece, done=False), piece.frames
+            yield {"done": True}, ()
+        else:
+            piece = join(pieces)
+            yield _describe_media(piece, done=True), piece.frames
         return
     from mmembed.inputs import documents
 
@@ -173,7 +200,17 @@ def _answers(
         "page_text": documents.page_text,
     }
     value = readers[operation](source, policy, name=header["name"], **header["options"])
-    yield {"value": value}, None
+    yield {"value": value}, ()
+
+
+def _describe_media(media: DecodedMedia, *, done: bool) -> dict[str, Any]:
+    return {
+        "shapes": [frame.shape for frame in media.frames],
+        "timestamps": media.timestamps,
+        "pages": media.pages,
+        "warnings": media.warnings,
+        "done": done,
+    }
 
 
 def _describe_error(error: InputError) -> dict[str, Any]:
@@ -187,37 +224,57 @@ def _describe_error(error: InputError) -> dict[str, Any]:
 
 
 def _read(stream: BinaryIO) -> Message | None:
-    lengths = _read_exactly(stream, LENGTHS.size)
-    if lengths is None:
+    """The next request, or None when the parent is gone."""
+    lengths = stream.read(LENGTHS.size)
+    if len(lengths) < LENGTHS.size:
         return None
     header_length, body_length = LENGTHS.unpack(lengths)
-    header = _read_exactly(stream, header_length)
-    body = _read_exactly(stream, body_length)
-    if header is None or body is None:
+    header, body = stream.read(header_length), stream.read(body_length)
+    if len(header) < header_length or len(body) < body_length:
         return None
     return json.loads(header), body
 
 
-def _read_exactly(stream: BinaryIO, count: int) -> bytes | None:
-    """`count` bytes, or None when the other side is gone."""
-    buffer = bytearray(count)
-    view = memoryview(buffer)
-    while view:
-        received = stream.readinto(view)  # type: ignore[attr-defined]
-        if not received:
-            return None
-        view = view[received:]
-    return bytes(buffer)
+def _write(stream: BinaryIO, header: dict[str, Any], frames: Sequence[np.ndarray] = ()) -> None:
+    _write_all(stream, _encode(header, sum(frame.nbytes for frame in frames)))
+    for frame in frames:
+        _write_all(stream, _bytes_of(frame))
 
 
-def _write(stream: BinaryIO, header: dict[str, Any], media: DecodedMedia | None = None) -> None:
-    frames = media.frames if media is not None else ()
+def _share(
+    stream: BinaryIO,
+    header: dict[str, Any],
+    frames: Sequence[np.ndarray],
+    slots: SharedSlots,
+    slot: int,
+) -> None:
+    """An answer with its frames in a slot; the parent copies the first part during the second."""
+    message = _encode(header, 0)
+    position, end = header["in_slot"]
+    told = position
+    for pixels in map(_bytes_of, frames):
+        for start in range(0, len(pixels), SHARED_BYTES):
+            part = pixels[start : start + SHARED_BYTES]
+            slots.put(slot, position, part)
+            position += len(part)
+            if position - told >= SHARED_BYTES or position == end:
+                _write_all(stream, message + POSITION.pack(position))
+                message, told = b"", position
+
+
+def _encode(header: dict[str, Any], body_bytes: int) -> bytes:
     encoded = json.dumps(header).encode()
-    lengths = LENGTHS.pack(len(encoded), sum(frame.nbytes for frame in frames))
-    for chunk in (lengths + encoded, *(frame.reshape(-1) for frame in frames)):
-        view = memoryview(chunk)  # type: ignore[arg-type]
-        while view:
-            view = view[stream.write(view) :]
+    return LENGTHS.pack(len(encoded), body_bytes) + encoded
+
+
+def _write_all(stream: BinaryIO, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) :]
+
+
+def _bytes_of(frame: np.ndarray) -> memoryview:
+    return memoryview(frame.reshape(-1))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

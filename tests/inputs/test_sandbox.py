@@ -135,6 +135,12 @@ def test_many_parts_come_back_in_order_whatever_their_size(shared):
         assert (outcome.frames[0] == expected).all()
 
 
+def test_frames_do_not_change_when_more_are_decoded(shared):
+    first = shared.decode(Image(picture(1)), BUDGET).frames[0]
+    shared.decode_many([Image(picture(2))] * 9, [BUDGET] * 9)
+    assert (first == files.photo(seed=1)).all()
+
+
 def test_a_crash_costs_only_the_item_that_crashed(faulty):
     items = [picture(0), picture(1, b"CRASH"), picture(2), b"", picture(3, b"CRASH"), picture(4)]
     with MediaDecoder() as decoder:
@@ -297,6 +303,27 @@ def test_a_script_without_a_main_guard_works_and_leaves_no_process():
     output, complaints = process.communicate()
     assert process.returncode == 0 and complaints == ""
     assert not is_running(int(output))
+
+
+def test_a_fork_decodes_in_processes_of_its_own():
+    process = run_script(
+        SCRIPT
+        + """
+import os
+wide = files.photo(640, 480)
+frame = decoder.decode(Image(files.encode_image(wide)), MediaBudget(3136, 12544)).frames[0]
+child = os.fork()
+other = files.photo(640, 480, seed=9)
+mine = other if child == 0 else wide
+for _ in range(3):
+    again = decoder.decode(Image(files.encode_image(mine)), MediaBudget(3136, 12544)).frames[0]
+    assert (again == mine).all() and (frame == wide).all()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    )
+    _, complaints = process.communicate()
+    assert process.returncode == 0 and complaints == ""
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
