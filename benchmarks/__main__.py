@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.items import make_pictures, make_texts, save_pictures
+from benchmarks.losses import compare_losses, losses_markdown
 from benchmarks.measurement import Cost, compare, spread
 from benchmarks.peers import PEERS, load_ours
 from mmembed.encoder.checkpoint import load_encoder, save_encoder
@@ -42,7 +43,7 @@ TINY: dict[str, Any] = {
     "vision_heads": 4,
 }
 PROMPT_WORDS = "system user assistant You are a helpful assistant. Represent this in one word."
-Suite = Literal["text", "image"]
+Suite = Literal["text", "image", "loss"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console()
@@ -55,7 +56,9 @@ def main() -> None:
 
 @app.command()
 def run(
-    suite: Annotated[Suite, typer.Option(help="What to encode.")] = "text",
+    suite: Annotated[
+        Suite, typer.Option(help="What to encode; or losses on given embeddings.")
+    ] = "text",
     against: Annotated[str, typer.Option(help=f"One of: {', '.join(PEERS)}.")] = (
         "sentence-transformers"
     ),
@@ -71,9 +74,17 @@ def run(
         tuple[int, int], typer.Option(help="Least and most tokens of one image.")
     ] = (4, 256),
     threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+    sizes: Annotated[str, typer.Option(help="Of the loss suite: queries in a batch.")] = (
+        "4096,8192,16384"
+    ),
+    width: Annotated[int, typer.Option(min=1, help="Of the loss suite: of embeddings.")] = 1024,
     output: Annotated[Path, typer.Option(help="Folder of the JSON results.")] = RESULTS,
 ) -> None:
     """Encode the same items with both sides in turn and report ratios."""
+    if suite == "loss":
+        given_sizes = [int(size) for size in sizes.split(",")]
+        _run_losses(given_sizes, width=width, rounds=rounds, threads=threads, output=output)
+        return
     if against not in PEERS:
         raise typer.BadParameter(f"{against!r} is unknown; known: {', '.join(PEERS)}")
     if threads:
@@ -90,8 +101,7 @@ def run(
             progress=lambda done: console.print(f"round {done} of {rounds}", highlight=False),
         )
     record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        **_when(),
         "suite": suite,
         "against": against,
         "items": len(given),
@@ -105,12 +115,39 @@ def run(
         "rounds": [{"mmembed": asdict(a), against: asdict(b)} for a, b in pairs],
         "machine": _machine(against),
     }
+    _write(record, _markdown(record, pairs), output)
+
+
+def _run_losses(
+    sizes: list[int], *, width: int, rounds: int, threads: int | None, output: Path
+) -> None:
+    results = compare_losses(
+        sizes,
+        width=width,
+        rounds=rounds,
+        threads=threads,
+        progress=lambda done: console.print(done, highlight=False),
+    )
+    record = {
+        **_when(),
+        "suite": "loss",
+        "results": results,
+        "machine": _machine("sentence-transformers") | ({"threads": threads} if threads else {}),
+    }
+    _write(record, losses_markdown(results), output)
+
+
+def _write(record: dict[str, Any], table: str, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-    path = output / f"{stamp}-{suite}.json"
+    path = output / f"{stamp}-{record['suite']}.json"
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    console.print(_markdown(record, pairs), markup=False, highlight=False, soft_wrap=True)
+    console.print(table, markup=False, highlight=False, soft_wrap=True)
     console.print(f"\nwritten to {path}", markup=False, highlight=False)
+
+
+def _when() -> dict[str, str]:
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": _commit()}
 
 
 def _model_folder(scratch: Path, image_tokens: tuple[int, int]) -> tuple[Path, int]:

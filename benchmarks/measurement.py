@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Cost", "compare", "spread"]
+__all__ = ["Cost", "compare", "spread", "timed"]
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ def compare(
     pairs = []
     for number in range(rounds):
         if number % 2:
-            second, first = _timed(theirs), _timed(ours)
+            second, first = timed(theirs), timed(ours)
         else:
-            first, second = _timed(ours), _timed(theirs)
+            first, second = timed(ours), timed(theirs)
         pairs.append((first, second))
         progress(number + 1)
     return pairs, _largest_difference(mine, other)
@@ -62,7 +63,8 @@ def _largest_difference(a: np.ndarray, b: np.ndarray) -> float:
     return float((1 - (left * right).sum(axis=1) / norms).max())
 
 
-def _timed(call: Callable[[], np.ndarray]) -> Cost:
+def timed(call: Callable[[], Any]) -> Cost:
+    """What one call takes."""
     gc.collect()
     resident = _reset_peak_memory()
     cpu, start = _cpu_seconds(), time.perf_counter()

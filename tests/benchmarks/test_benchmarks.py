@@ -64,3 +64,19 @@ def test_a_small_run_finds_equal_vectors_and_writes_its_result(suite: str, tmp_p
     record = json.loads(path.read_text())
     assert record["max_1_minus_cos"] < 1e-5
     assert set(record["ratios"]) >= {"time", "CPU time"}
+
+
+@pytest.mark.slow
+def test_all_sides_of_the_loss_suite_compute_the_same_loss_and_gradients(tmp_path: Path) -> None:
+    from benchmarks.__main__ import app
+
+    arguments = ["run", "--suite", "loss", "--sizes", "64,1100", "--width", "16", "--rounds", "1"]
+    outcome = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path)])
+    assert outcome.exit_code == 0, outcome.output
+    (path,) = tmp_path.glob("*-loss.json")
+    for result in json.loads(path.read_text())["results"]:
+        ours, *others = (runs[0] for runs in result["sides"].values())
+        assert len(others) == 2
+        for theirs in others:
+            assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-5)
+            assert theirs["gradient_norms"] == pytest.approx(ours["gradient_norms"], rel=1e-4)

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from mmembed.losses.embeddings import ContrastiveEmbeddings
-from mmembed.losses.info_nce import Hardness, InfoNCE
-from mmembed.losses.masks import DocumentSimilarityMask
+from mmembed.losses.info_nce import Focal, Hardness, InfoNCE
+from mmembed.losses.masks import DocumentSimilarityMask, MarginMask
+from mmembed.losses.mixing import MixedNegatives
+from mmembed.losses.validation import NonFiniteEmbeddings
+from tests.losses.dense_info_nce import make_batch, share_of
 
 NEUTRAL = InfoNCE(hard_negatives="none", duplicate_id=False)
 
@@ -78,7 +81,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("loss", VARIANTS, ids=str)
-def test_dense_loss_equals_the_loop_in_value_and_every_gradient(loss: InfoNCE):
+def test_loss_equals_the_loop_in_value_and_every_gradient(loss: InfoNCE):
     results = []
     for compute in (lambda e, t: loss(e, t).loss, lambda e, t: loop(e, loss, t)):
         e = random_batch()
@@ -211,3 +214,120 @@ def test_index_of_the_wrong_length_is_refused_by_name(name: str):
     e = random_batch()
     with pytest.raises(ValueError, match=rf"ContrastiveEmbeddings\.{name} has shape"):
         replace(e, **{name: torch.arange(2)})
+
+
+REDUCED = [
+    {"hardness": Hardness(0.0, "hard", False)},
+    {"focal": Focal(0.0, "base", True)},
+    {"margin_mask": MarginMask(math.inf)},
+    {"margin_mask": MarginMask(None, "documents")},
+    {"similarity_mask": DocumentSimilarityMask(1.01)},
+    {"mixed_negatives": MixedNegatives()},
+]
+
+
+@pytest.mark.parametrize("change", REDUCED, ids=str)
+def test_knobs_that_are_off_reduce_every_pool_to_the_plain_loss(change: dict):
+    e, tau = make_batch(), torch.tensor(0.1, dtype=torch.float64)
+    plain = InfoNCE(query_query=True, document_document="all", own_documents=True)
+    assert torch.equal(replace(plain, **change).row_losses(e, tau), plain.row_losses(e, tau))
+
+
+@pytest.mark.parametrize("knob", ["hardness", "focal"])
+def test_detached_weights_change_the_gradient_and_not_the_value(knob: str):
+    found = []
+    for detach in (True, False):
+        e, tau = make_batch(), torch.tensor(0.1, dtype=torch.float64)
+        weight = {"hardness": Hardness(2.0, detach=detach), "focal": Focal(0.5, detach=detach)}
+        loss = InfoNCE(query_query=True, **{knob: weight[knob]})(e, tau).loss
+        found.append((loss.detach(), torch.autograd.grad(loss, e.documents)[0]))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-14, atol=0)
+    assert not torch.allclose(found[0][1], found[1][1])
+
+
+def test_masked_document_changes_neither_loss_nor_gradient():
+    """A hard negative with the content of row 1's positive, seen by the process of row 1."""
+    found = []
+    for added in (0, 1):
+        e = make_batch()
+        copy = e.positive[1].repeat(added)
+        grown = replace(
+            share_of(e, slice(1, 2)),
+            documents=torch.cat([e.documents, e.documents[copy].detach()]),
+            owner=torch.cat([e.owner, copy * 0]),
+            ids=torch.cat([e.ids, e.ids[copy]]),
+            document_classes=torch.cat([e.document_classes, copy * 0 + 9]),
+        )
+        tau = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+        loss = InfoNCE(document_document="all", hardness=Hardness(9.0), focal=Focal(0.5))
+        value = loss(grown, tau).loss
+        found.append((value, *torch.autograd.grad(value, (e.queries, e.documents, tau))))
+    for without, with_masked in zip(*found, strict=True):
+        torch.testing.assert_close(with_masked, without, rtol=1e-12, atol=1e-14)
+
+
+def test_row_with_every_candidate_of_every_pool_masked_has_exactly_no_loss_and_no_gradient():
+    e = make_batch()
+    e = replace(
+        e,
+        query_classes=torch.zeros_like(e.query_classes),
+        document_classes=torch.zeros_like(e.document_classes),
+    )
+    tau = torch.full((5,), 0.01, dtype=torch.float64, requires_grad=True)
+    loss = InfoNCE(
+        query_query=True, document_document="all", same_class=True, symmetric=True,
+        hardness=Hardness(9.0, detach=False), focal=Focal(0.5),
+    )  # fmt: skip
+    output = loss(e, tau)
+    output.loss.backward()
+    assert output.loss.item() == 0
+    assert output.metrics["masked_fraction"] == 1
+    for tensor in (e.queries, e.documents, tau):
+        assert (tensor.grad == 0).all()
+
+
+def test_tiny_and_huge_losses_keep_their_digits_in_float32():
+    unit = torch.tensor([[1.0, 0.0]])
+    for cosine, tau in ((-0.2, 0.1), (0.9999, 0.01), (-1.0, 0.005)):
+        documents = torch.tensor([[1.0, 0.0], [cosine, 0.0]])
+        e = ContrastiveEmbeddings.of_one_process(
+            unit, documents, torch.tensor([0]), torch.tensor([0, 0]), torch.arange(2)
+        )
+        exact = math.log1p(math.exp((documents[1, 0].item() - 1) / tau))
+        assert InfoNCE()(e, torch.tensor(tau)).loss.item() == pytest.approx(exact, rel=1e-4)
+        swapped = replace(e, positive=torch.tensor([1]), all_positive=torch.tensor([1]))
+        exact = (1 - cosine) / tau + exact
+        assert InfoNCE()(swapped, torch.tensor(tau)).loss.item() == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, math.nan])
+def test_temperature_that_is_not_above_zero_is_refused_with_its_row(value: float):
+    tau = torch.tensor([0.1, 0.1, value, 0.1, 0.1], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"temperature is .* in row 2"):
+        InfoNCE()(make_batch(), tau)
+
+
+def test_temperature_of_the_wrong_length_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(3,\); expected a scalar or \(5,\)"):
+        InfoNCE()(make_batch(), torch.full((3,), 0.1))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["queries", "documents"])
+def test_embeddings_that_are_not_finite_are_refused_with_their_row(name: str, value: float):
+    e = make_batch()
+    with torch.no_grad():
+        getattr(e, name)[3, 1] = value
+    with pytest.raises(NonFiniteEmbeddings, match=rf"{name} has .* 1 of \d+ .* first in row 3"):
+        InfoNCE()(e, torch.tensor(0.1))
+
+
+def test_own_documents_without_their_pool_are_refused():
+    with pytest.raises(ValueError, match="own_documents has no effect"):
+        InfoNCE(own_documents=True)
+
+
+@pytest.mark.parametrize("gamma", [-1.0, math.nan])
+def test_focal_strength_below_zero_is_refused(gamma: float):
+    with pytest.raises(ValueError, match="allowed: 0"):
+        Focal(gamma)
