@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmembed.encoder.embedder import Embedder
+    from mmembed.encoder.reranker import Reranker
     from mmembed.types import Image, MultimodalInput, Page, Text, Video
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Image",
     "MultimodalInput",
     "Page",
+    "Reranker",
     "Text",
     "Video",
     "__version__",
@@ -34,6 +36,7 @@ _HOME = {
     "Image": "mmembed.types",
     "MultimodalInput": "mmembed.types",
     "Page": "mmembed.types",
+    "Reranker": "mmembed.encoder.reranker",
     "Text": "mmembed.types",
     "Video": "mmembed.types",
 }

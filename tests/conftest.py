@@ -27,3 +27,19 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return create_checkpoint(
         folder, TINY_TEXTS * 4, vocab_size=400, min_image_tokens=16, weight_scale=1.6
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Likewise for a reranker, with a tied head; `yes` and `no` are one token each."""
+    from mmembed.encoder.scratch import create_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "reranker"
+    return create_checkpoint(
+        folder,
+        [*TINY_TEXTS * 4, *["yes", "no"] * 40],
+        vocab_size=400,
+        min_image_tokens=16,
+        weight_scale=1.6,
+        prompt="qwen3_vl_reranker",
+    )

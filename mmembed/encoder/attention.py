@@ -16,7 +16,7 @@ whole packed row over (with `cu_seqlens`) or to split it in a Python loop first.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby
@@ -28,7 +28,15 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-__all__ = ["ATTENTION_NAME", "cumulative", "packed_attention", "use_packed_attention"]
+from mmembed.errors import CheckpointError
+
+__all__ = [
+    "ATTENTION_NAME",
+    "cumulative",
+    "packed_attention",
+    "set_causal",
+    "use_packed_attention",
+]
 
 ATTENTION_NAME = "mmembed_packed_flash"
 
@@ -43,6 +51,22 @@ def use_packed_attention(model: PreTrainedModel) -> None:
         config = getattr(module, "config", None)
         if config is not None and hasattr(config, "_attn_implementation"):
             config._attn_implementation = ATTENTION_NAME
+
+
+def set_causal(layers: Iterable[nn.Module], causal: bool) -> None:
+    """Let the tokens of these decoder layers see only what stands before them, or all of the item.
+
+    Raises:
+        CheckpointError: a layer whose attention does not say whether it is causal.
+    """
+    for layer in layers:
+        attention: Any = getattr(layer, "self_attn", None)
+        if not hasattr(attention, "is_causal"):
+            raise CheckpointError(
+                f"{type(layer).__name__} has no self_attn.is_causal; its attention cannot be "
+                "switched between causal and bidirectional"
+            )
+        attention.is_causal = causal
 
 
 def packed_attention(
@@ -101,6 +125,7 @@ class _Plan:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a plan made while encoding may be needed for a gradient later
 def _plan(lengths: tuple[int, ...], causal: bool) -> _Plan:
     """Batch sequences of equal length; under a causal mask also of similar length.
 

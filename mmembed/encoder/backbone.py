@@ -20,30 +20,47 @@ from mmembed.encoder.model_files import read_json
 from mmembed.errors import CheckpointError
 from mmembed.inputs.collator import EncoderInputs
 from mmembed.inputs.pictures import VisionGeometry, patch_positions
+from mmembed.inputs.processor import ClipFormat
 
-__all__ = ["Backbone", "load_backbone", "read_config"]
+__all__ = ["Backbone", "load_backbone", "read_config", "takes_pictures"]
 
-_SUPPORTED = ("qwen2_vl",)
+_TEXT = ("qwen2", "qwen3")
+_VISION = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+_SUPPORTED = _TEXT + _VISION
+# How a clip enters natively. Towers that are not listed scale positions by seconds; there, clips
+# go in as single frames only.
+_CLIPS: dict[str, ClipFormat] = {"qwen2_vl": "grid", "qwen3_vl": "timestamps"}
+# Rotary scalings that follow the longest sequence seen: a vector would depend on its neighbours.
+_ROTARY_BY_LENGTH = ("dynamic", "longrope")
 
 
 class Backbone(nn.Module):
-    """A vision-language model without its head.
+    """A language model, alone or with a vision tower, without its head.
 
     Attributes:
         model: the transformers model; its parameter names are those of the checkpoint.
         hidden_size: width D of the token states.
+        clip_format: how a clip enters natively; None when it can enter as frames only.
+        sliding_window: most tokens of an item for which local layers still see all of it.
     """
 
-    def __init__(self, model: PreTrainedModel, geometry: VisionGeometry) -> None:
+    def __init__(self, model: PreTrainedModel, geometry: VisionGeometry | None) -> None:
         super().__init__()
         self.model = model
         use_packed_attention(model)
-        embed = model.visual.patch_embed
+        config = model.config
+        self.hidden_size: int = config.get_text_config().hidden_size
+        self.image_token_id: int | None = getattr(config, "image_token_id", None)
+        self.video_token_id: int | None = getattr(config, "video_token_id", None)
+        self.clip_format: ClipFormat | None = _CLIPS.get(config.model_type)
+        windows = [getattr(layer.self_attn, "sliding_window", None) for layer in self.layers]
+        self.sliding_window: int | None = min((w for w in windows if w is not None), default=None)
+        self._last_layer = _LastLayer(self.layers[-1])
+        assert (self.tower is None) == (geometry is None), "pictures need a tower and its geometry"
+        if self.tower is None or geometry is None:
+            return
+        embed = self.tower.patch_embed
         embed.forward = _PatchProjection(embed.proj)
-        self._last_layer = _LastLayer(model.language_model.layers[-1])
-        self.hidden_size: int = model.config.get_text_config().hidden_size
-        self.image_token_id: int = model.config.image_token_id
-        self.video_token_id: int = model.config.video_token_id
         mean, std = torch.tensor(geometry.image_mean), torch.tensor(geometry.image_std)
         repeats = geometry.temporal_patch_size * geometry.patch_size**2
         # (x / 255 - mean) / std with the constants folded the way transformers folds them
@@ -54,12 +71,30 @@ class Backbone(nn.Module):
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
 
+    @property
+    def tower(self) -> Any:
+        """The vision tower, or None. A second attribute would give its weights a second name."""
+        return getattr(self.model, "visual", None)
+
+    @property
+    def language_model(self) -> Any:
+        return getattr(self.model, "language_model", self.model)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers of the language model."""
+        return self.language_model.layers
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
     def last_token_states(self, inputs: EncoderInputs) -> Tensor:
         """Post-norm states (B, D) of each item's last token, in the model's dtype.
 
         The last layer's feed-forward part runs for these tokens only.
         """
-        self._last_layer.rows = inputs["cu_seqlens"][1:].to(self.pixel_mean.device).long() - 1
+        self._last_layer.rows = inputs["cu_seqlens"][1:].to(self.device).long() - 1
         try:
             return self.hidden_states(inputs)
         finally:
@@ -67,48 +102,64 @@ class Backbone(nn.Module):
 
     def hidden_states(self, inputs: EncoderInputs) -> Tensor:
         """Post-norm states (T, D) of all tokens of the packed row, in the model's dtype."""
-        device = self.pixel_mean.device
+        device = self.device
         ids = inputs["input_ids"].to(device, non_blocking=True)
         embeds = self.model.get_input_embeddings()(ids)  # (T, D)
+        deeper: dict[str, Any] = {}
         if inputs["pixel_values"] is not None:
+            assert self.image_token_id is not None and self.video_token_id is not None
             visual = (ids == self.image_token_id) | (ids == self.video_token_id)
-            features = self.visual_features(inputs)  # (tokens, D)
+            features, levels = self.visual_features(inputs)  # (tokens, D)
             where = visual.nonzero().squeeze(1)
             assert len(where) == len(features), "placeholders and pictures differ"
             embeds = embeds.index_copy(0, where, features.to(embeds.dtype))
+            if levels:
+                deeper = {
+                    "visual_pos_masks": visual.unsqueeze(0),
+                    "deepstack_visual_embeds": levels,
+                }
+        positions = inputs["position_ids"].to(device, non_blocking=True)  # (3, T)
         borders = inputs["cu_seqlens"]
         longest = int(torch.diff(borders).max())
-        output = self.model.language_model(
+        output = self.language_model(
             inputs_embeds=embeds.unsqueeze(0),
-            position_ids=inputs["position_ids"].to(device, non_blocking=True).unsqueeze(1),
-            attention_mask={"full_attention": None, "sliding_attention": None},
+            position_ids=positions[:1] if self.tower is None else positions.unsqueeze(1),
+            # none is built either: transformers knows no mask for this name of attention
+            attention_mask=None,
             use_cache=False,
             cu_seq_lens_q=borders,
             cu_seq_lens_k=borders,
             max_length_q=longest,
             max_length_k=longest,
+            **deeper,
         )
         return output.last_hidden_state[0]
 
-    def visual_features(self, inputs: EncoderInputs) -> Tensor:
-        """Merged features (visual tokens, D) of all pictures of the packed row."""
+    def visual_features(self, inputs: EncoderInputs) -> tuple[Tensor, list[Tensor]]:
+        """Merged features (visual tokens, D) of all pictures of the packed row.
+
+        Also those of the tower's inner levels, to be added behind the first decoder layers; most
+        towers have none.
+        """
         pixels, grids = inputs["pixel_values"], inputs["grid_thw"]
         assert pixels is not None and grids is not None
-        device = self.pixel_mean.device
+        tower, device = self.tower, self.device
         rows = pixels.to(device, non_blocking=True).float()
         rows = (rows - self.pixel_mean) / self.pixel_std
-        dtype = self.model.visual.patch_embed.proj.weight.dtype
-        tower = self.model.visual
+        dtype = tower.patch_embed.proj.weight.dtype
         # computed here, vectorised and on the CPU; the tower's own code loops over pictures
         positions = torch.from_numpy(patch_positions(grids.numpy(), tower.spatial_merge_size))
         sizes = (grids[:, 1] * grids[:, 2]).repeat_interleave(grids[:, 0])  # patches of each frame
-        return tower(
+        # a table of positions is read on the grid's device; windows are cut on the CPU
+        has_table = hasattr(tower, "pos_embed")
+        output = tower(
             rows.to(dtype),
-            grid_thw=grids,
+            grid_thw=grids.to(device) if has_table else grids,
             position_ids=positions.to(device, non_blocking=True),
             cu_seqlens=cumulative(sizes),
             max_seqlen=int(sizes.max()),
-        ).pooler_output
+        )
+        return output.pooler_output, getattr(output, "deepstack_features", None) or []
 
 
 class _PatchProjection:
@@ -165,18 +216,47 @@ def read_config(folder: Path) -> PreTrainedConfig:
             f"{folder.name} is a {fields.get('model_type')!r} model; supported: "
             f"{', '.join(_SUPPORTED)}"
         )
-    return AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    text = config.get_text_config()
+    rotary = getattr(text, "rope_parameters", None) or {}
+    if rotary.get("rope_type") in _ROTARY_BY_LENGTH:
+        raise CheckpointError(
+            f"{folder.name}/config.json asks for rotary positions of type "
+            f"{rotary['rope_type']!r}, which follow the longest sequence seen, so that a vector "
+            "would depend on its neighbours; use 'default', 'linear' or 'yarn'"
+        )
+    levels = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", ())
+    if len(levels) >= text.num_hidden_layers:
+        raise CheckpointError(
+            f"{folder.name}/config.json has {len(levels)} vision levels for "
+            f"{text.num_hidden_layers} decoder layers; there must be more layers than levels"
+        )
+    return config
+
+
+def takes_pictures(config: PreTrainedConfig) -> bool:
+    """Whether a model has a vision tower."""
+    return config.model_type in _VISION
 
 
 def load_backbone(
-    folder: Path, geometry: VisionGeometry, *, dtype: torch.dtype = torch.float32
+    folder: Path, geometry: VisionGeometry | None, *, dtype: torch.dtype = torch.float32
 ) -> Backbone:
     """Load a checkpoint folder (safetensors only), without its language-model head.
+
+    Args:
+        geometry: of the pictures; None for a model of text only.
 
     Raises:
         CheckpointError: no safetensors, missing or unexpected weights, unsupported architecture.
     """
     config = read_config(folder)
+    if takes_pictures(config) != (geometry is not None):
+        found = "has a vision tower" if geometry is None else "has no vision tower"
+        raise CheckpointError(
+            f"{folder.name} {found}, but its input settings say otherwise (inputs.geometry is "
+            f"{'null' if geometry is None else 'given'}); they belong to different models"
+        )
     try:
         model, report = AutoModel.from_pretrained(
             folder,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmembed.errors import InputError
-from mmembed.inputs.processor import PreparedItem
+from mmembed.inputs.items import Pair, PreparedItem
 from mmembed.types import Image, MultimodalInput, Page, Part, Text, Url
 
 __all__ = ["Window", "batches", "unique_items", "windows"]
@@ -24,7 +24,7 @@ _MEDIA_WEIGHT = 128
 class Window:
     """Unique items prepared together; `indices[i]` are the caller's positions of `items[i]`."""
 
-    items: list[MultimodalInput]
+    items: list[MultimodalInput | Pair]
     indices: list[list[int]]
 
     @property
@@ -34,18 +34,23 @@ class Window:
 
 
 def unique_items(
-    items: Sequence[MultimodalInput | None],
-) -> list[tuple[MultimodalInput, list[int]]]:
+    items: Sequence[MultimodalInput | Pair | None],
+) -> list[tuple[MultimodalInput | Pair, list[int]]]:
     """Distinct items in order of first appearance, each with all its positions."""
-    groups: dict[Hashable, tuple[MultimodalInput, list[int]]] = {}
+    groups: dict[Hashable, tuple[MultimodalInput | Pair, list[int]]] = {}
+    known: dict[int, Hashable] = {}  # by identity: one query stands in many pairs
     for index, item in enumerate(items):
         if item is not None:
-            key = (item.instruction, tuple(_part_key(part) for part in item.parts))
+            sides = (item.query, item.document) if isinstance(item, Pair) else (item,)
+            for side in sides:
+                if id(side) not in known:
+                    known[id(side)] = _item_key(side)
+            key = tuple(known[id(side)] for side in sides)
             groups.setdefault(key, (item, []))[1].append(index)
     return list(groups.values())
 
 
-def windows(groups: Sequence[tuple[MultimodalInput, list[int]]]) -> Iterator[Window]:
+def windows(groups: Sequence[tuple[MultimodalInput | Pair, list[int]]]) -> Iterator[Window]:
     """Consecutive windows of bounded weight."""
     window, weight = Window([], []), 0
     for item, indices in groups:
@@ -80,6 +85,10 @@ def batches(
         spent += item.cost
     if batch:
         yield batch
+
+
+def _item_key(item: MultimodalInput) -> Hashable:
+    return (item.instruction, tuple(_part_key(part) for part in item.parts))
 
 
 def _part_key(part: Part) -> Hashable:

@@ -16,27 +16,30 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmembed.encoder.backbone import load_backbone
+from mmembed.encoder.backbone import Backbone, load_backbone, read_config, takes_pictures
 from mmembed.encoder.encoder import Encoder, EncoderConfig
 from mmembed.encoder.identity import EXTRA_TENSORS_FILE, fingerprint, package_versions
+from mmembed.encoder.lora import merged_weights
 from mmembed.encoder.model_files import read_geometry, read_json, read_tokenizer
 from mmembed.encoder.sentence_transformers_layout import layout_files, layout_problem
 from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.processor import InputConfig, Processor, TokenRange
+from mmembed.inputs.prompt import pair_templates
 from mmembed.inputs.sandbox import MediaDecoder
 
 __all__ = [
     "DESCRIPTION_FILE",
     "load_encoder",
     "load_extra_tensors",
+    "load_parts",
     "read_description",
     "resolve_folder",
     "save_encoder",
@@ -47,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION_FILE = "mmembed.json"
 _FORMAT = 1
+Config = TypeVar("Config", bound=EncoderConfig)
 _SIDE_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -114,32 +118,56 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def load_encoder(
+    path: str | Path, *, device: str | torch.device = "cpu", **options: Any
+) -> tuple[Encoder, Processor]:
+    """Load a model folder (or hub id) as an encoder in eval mode and its processor.
+
+    `options` and errors are those of `load_parts`.
+    """
+    backbone, config, processor = load_parts(path, EncoderConfig, **options)
+    return Encoder(backbone, config).to(device).eval(), processor
+
+
+def load_parts(
     path: str | Path,
+    config_class: type[Config],
     *,
-    device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     media: MediaPolicy | MediaDecoder | None = None,
     num_workers: int = 1,
     inputs: Mapping[str, Any] | None = None,
     encoder: Mapping[str, Any] | None = None,
+    any_kind: bool = False,
     **processor_options: Any,
-) -> tuple[Encoder, Processor]:
-    """Load a model folder (or hub id) as an encoder in eval mode and its processor.
+) -> tuple[Backbone, Config, Processor]:
+    """What an encoder or a reranker is made of, from a model folder or hub id.
 
     Args:
+        config_class: says which of the two; a folder that describes the other one is refused.
         dtype: of the weights; None means float32.
-        inputs, encoder: fields of `InputConfig` / `EncoderConfig` that replace the folder's.
+        inputs, encoder: fields of `InputConfig` / `config_class` that replace the folder's.
+        any_kind: training may start from a folder of the other kind, whose readout is then
+            forgotten.
 
     Raises:
         CheckpointError, ConfigError: see `read_description` and `load_backbone`.
     """
     folder = resolve_folder(path)
     description = read_description(folder)
-    input_fields = {**_default_inputs(folder), **description.get("inputs", {}), **(inputs or {})}
+    kind = description.get("kind", "embedder") if description else config_class.kind
+    if any_kind and kind != config_class.kind:
+        description = {**description, "encoder": {}}
+    elif kind != config_class.kind:
+        raise CheckpointError(
+            f"{folder.name} is a model of kind {kind!r}, not {config_class.kind!r}; "
+            f"load it as {'Reranker' if kind == 'reranker' else 'Embedder'}"
+        )
+    plain = _default_inputs(folder, takes_pictures(read_config(folder)))
+    input_fields = {**plain, **description.get("inputs", {}), **(inputs or {})}
     encoder_fields = {**description.get("encoder", {}), **(encoder or {})}
     try:
         input_config = InputConfig(**input_fields)
-        encoder_config = EncoderConfig(**encoder_fields)
+        encoder_config = config_class(**encoder_fields)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
@@ -147,6 +175,12 @@ def load_encoder(
         raise ConfigError(
             f"{folder.name}/{DESCRIPTION_FILE} or its overrides: {problems}"
         ) from None
+    if input_config.prompt.is_pair != (config_class.kind == "reranker"):
+        raise ConfigError(
+            f"the prompt {input_config.prompt.name!r} does not fit {folder.name}, loaded as "
+            f"{config_class.kind}: a reranker needs one with {{query}} and {{document}} (shipped: "
+            f"{', '.join(pair_templates())}), an embedder one with {{content}}"
+        )
     with _quiet_transformers():
         backbone = load_backbone(folder, input_config.geometry, dtype=dtype or torch.float32)
     if encoder_config.truncate_dim and encoder_config.truncate_dim > backbone.hidden_size:
@@ -154,16 +188,23 @@ def load_encoder(
             f"truncate_dim is {encoder_config.truncate_dim}; this model has "
             f"{backbone.hidden_size} dimensions"
         )
+    if backbone.sliding_window and input_config.max_tokens > backbone.sliding_window:
+        raise ConfigError(
+            f"max_tokens is {input_config.max_tokens:,}; layers of this model see "
+            f"{backbone.sliding_window:,} tokens at a time (sliding_window), and longer items are "
+            f"not supported. Load it with inputs={{'max_tokens': {backbone.sliding_window}}}"
+        )
     processor = Processor(
         read_tokenizer(folder),
         input_config,
+        clip_format=backbone.clip_format,
         media=media,
         num_workers=num_workers,
         **processor_options,
     )
-    found = (processor.pad_ids["image"], processor.pad_ids["video"])
+    found = tuple(processor.pad_ids.values())
     expected = (backbone.image_token_id, backbone.video_token_id)
-    if found != expected:
+    if found and found != expected:
         raise CheckpointError(
             f"{folder.name}: the tokenizer's picture tokens are {found}, config.json says "
             f"{expected}; they belong to different models"
@@ -171,7 +212,7 @@ def load_encoder(
     processor.side_files = {
         name: (folder / name).read_bytes() for name in _SIDE_FILES if (folder / name).is_file()
     }
-    return Encoder(backbone, encoder_config).to(device).eval(), processor
+    return backbone, encoder_config, processor
 
 
 def save_encoder(
@@ -184,7 +225,8 @@ def save_encoder(
 ) -> None:
     """Write a model folder, all or nothing: aside first, then renamed into place.
 
-    `extra_tensors` (learned temperatures, ...) go into a file of their own.
+    `extra_tensors` (learned temperatures, ...) go into a file of their own. LoRA adapters are
+    added to the weights that are written; `encoder` keeps them apart.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +234,8 @@ def save_encoder(
     aside.mkdir()
     try:
         with _quiet_transformers():
-            encoder.backbone.model.save_pretrained(aside)
+            model = encoder.backbone.model
+            model.save_pretrained(aside, state_dict=merged_weights(model))
         for name, content in processor.side_files.items():
             (aside / name).write_bytes(_with_budget(name, content, processor.config))
         _write_layout(aside, encoder, processor.config)
@@ -225,6 +268,7 @@ def write_description(
     """Write `mmembed.json` beside the finished files of a checkpoint; `more` are further keys."""
     description = {
         "format": _FORMAT,
+        "kind": encoder.kind,
         "inputs": inputs.model_dump(mode="json"),
         "encoder": encoder.model_dump(mode="json"),
         "embedding_dimension": embedding_dimension,
@@ -243,11 +287,16 @@ def load_extra_tensors(folder: Path) -> dict[str, Tensor]:
     return load_file(path) if path.is_file() else {}
 
 
-def _default_inputs(folder: Path) -> dict[str, Any]:
+def _default_inputs(folder: Path, pictures: bool) -> dict[str, Any]:
     """For a plain checkpoint: its geometry, and our budgets within the processor's limits."""
+    if not pictures:
+        return {"geometry": None}
     found = read_geometry(folder)
     if found is None:
-        raise CheckpointError(f"{folder.name} has no preprocessor_config.json")
+        raise CheckpointError(
+            f"{folder.name} has a vision tower and no preprocessor_config.json; copy or download "
+            "the folder again"
+        )
     geometry, limits = found
     ranges = {}
     for name in ("image_tokens", "frame_tokens", "page_tokens"):
@@ -261,7 +310,8 @@ def _default_inputs(folder: Path) -> dict[str, Any]:
 def _write_layout(folder: Path, encoder: Encoder, inputs: InputConfig) -> None:
     problem = layout_problem(inputs, encoder.config)
     if problem:
-        logger.warning("not written for sentence-transformers: %s", problem)
+        level = logging.WARNING if encoder.config.kind == "embedder" else logging.INFO
+        logger.log(level, "not written for sentence-transformers: %s", problem)
         return
     for name, text in layout_files(inputs, encoder.config, encoder.backbone.hidden_size).items():
         target = folder / name
@@ -273,7 +323,7 @@ def _with_budget(
     name: Literal["preprocessor_config.json"] | str, content: bytes, inputs: InputConfig
 ) -> bytes:
     """The processor settings with our image budget, so that other libraries resize alike."""
-    if name not in ("preprocessor_config.json", "processor_config.json"):
+    if inputs.geometry is None or name not in ("preprocessor_config.json", "processor_config.json"):
         return content
     fields = json.loads(content)
     target = fields if name == "preprocessor_config.json" else fields.get("image_processor")

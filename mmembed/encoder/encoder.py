@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from mmembed.encoder.attention import set_causal
 from mmembed.encoder.backbone import Backbone
 from mmembed.encoder.head import project
 from mmembed.encoder.pooling import Pooling, mean_pool
@@ -17,11 +18,16 @@ __all__ = ["Encoder", "EncoderConfig"]
 
 
 class EncoderConfig(BaseModel):
-    """How token states become a vector. Part of the model folder."""
+    """How token states become a vector. Part of the model folder.
+
+    `attention` is that of the language model: `causal`, as it was pretrained, or `bidirectional`,
+    where every token of an item sees the whole item.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: ClassVar[Literal["embedder", "reranker"]] = "embedder"
 
-    attention: Literal["causal"] = "causal"
+    attention: Literal["causal", "bidirectional"] = "causal"
     pooling: Pooling = "last_token"
     normalize: bool = True
     truncate_dim: int | None = Field(default=None, ge=1)
@@ -34,6 +40,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.config = config or EncoderConfig()
+        set_causal(backbone.layers, self.config.attention == "causal")
 
     @property
     def embedding_dimension(self) -> int:
@@ -41,7 +48,7 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.backbone.pixel_mean.device
+        return self.backbone.device
 
     def forward(
         self,

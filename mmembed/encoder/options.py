@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -14,16 +15,19 @@ from mmembed.errors import ConfigError
 from mmembed.types import MultimodalInput, Role
 
 __all__ = [
+    "ON_ERROR",
     "as_list",
     "check_choice",
     "check_count",
     "check_encode",
+    "loading_options",
     "resolve_device",
     "resolve_dtype",
 ]
 
-_ON_ERROR = ("raise", "skip", "null")
+ON_ERROR = ("raise", "skip", "null")
 _ROLES: tuple[str, ...] = get_args(Role)
+_LOADING = {"inputs", "encoder", "text_errors", "allow_special_tokens"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -74,7 +78,7 @@ def check_encode(
         ConfigError: an unknown value, or values that contradict each other.
     """
     check_choice("role", role, _ROLES)
-    check_choice("on_error", on_error, _ON_ERROR)
+    check_choice("on_error", on_error, ON_ERROR)
     check_choice("precision", precision, PRECISIONS)
     if precision == "float32":
         return
@@ -85,6 +89,29 @@ def check_encode(
         )
     if not (on_model if normalize is None else normalize):
         raise ConfigError(f"precision={precision!r} needs unit vectors; normalize_embeddings=True")
+
+
+def loading_options(
+    device: Any, dtype: Any, num_workers: int | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments of `load_encoder` / `load_reranker` from those of `from_pretrained`.
+
+    Raises:
+        ConfigError: an unknown option, or a device, dtype or number that cannot be.
+    """
+    unknown = sorted(set(options) - _LOADING)
+    if unknown:
+        raise ConfigError(
+            f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(_LOADING))}"
+        )
+    check_count("num_workers", num_workers)
+    device = resolve_device(device)
+    return {
+        "device": device,
+        "dtype": resolve_dtype(dtype, device),
+        "num_workers": num_workers or min(8, os.cpu_count() or 1),
+        **options,
+    }
 
 
 def resolve_device(device: Any) -> torch.device:

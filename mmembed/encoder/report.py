@@ -9,7 +9,7 @@ import numpy as np
 
 from mmembed.encoder.batching import Window
 from mmembed.errors import InputError
-from mmembed.inputs.processor import PreparedItem
+from mmembed.inputs.items import PreparedItem
 
 __all__ = ["EncodeReport", "EncodeRun", "error_position"]
 

@@ -27,6 +27,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from mmembed.encoder.checkpoint import write_description
 from mmembed.encoder.encoder import EncoderConfig
+from mmembed.encoder.reranker_model import RerankerConfig
 from mmembed.errors import ConfigError
 from mmembed.inputs.processor import InputConfig, TokenRange
 from mmembed.inputs.prompt import load_template
@@ -122,6 +123,7 @@ def create_checkpoint(
         min_image_tokens, max_image_tokens: budget of one picture, frame or page; a token is
             28 x 28 pixels.
         prompt: the template that `mmembed` uses with this model: a shipped name, or a JSON file.
+            One with a query and a document makes a reranker; `texts` then need many yes and no.
         weight_scale: multiplies every matrix. Above 1 a random model tells inputs apart clearly,
             which tests want; training wants 1.
         initializer_range: standard deviation of every matrix. None: 1 / sqrt(fan-in), and
@@ -217,7 +219,7 @@ def create_checkpoint(
     inputs = InputConfig(
         prompt=template, image_tokens=budget, frame_tokens=budget, page_tokens=budget
     )
-    encoder = EncoderConfig()
+    encoder = RerankerConfig() if template.is_pair else EncoderConfig()
     write_description(folder, inputs, encoder, embedding_dimension=hidden_size)
     return folder
 

@@ -1,9 +1,9 @@
 """The extra files that let `SentenceTransformer(folder)` load a model folder with equal vectors.
 
 Text and images go through our prompt, written here as a chat template. What that library cannot
-express (flat positions, un-normalised heads, templates whose native form has no chat template) is
-refused by `layout_problem`, and then these files are not written: an absent feature is better than
-other vectors.
+express (bidirectional attention, flat positions of pictures, templates whose native form has no
+chat template) is refused by `layout_problem`, and then these files are not written: an absent
+feature is better than other vectors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ _POOLING = {"last_token": "lasttoken", "mean": "mean"}
 
 def layout_problem(inputs: InputConfig, encoder: EncoderConfig) -> str | None:
     """Why sentence-transformers could not reproduce this model; None when it can."""
-    if inputs.position_ids != "mrope":
+    if inputs.prompt.is_pair:
+        return "mmembed writes such files for embedders only"
+    if encoder.attention != "causal":
+        return "without code of ours it runs this architecture with causal attention"
+    if inputs.geometry is not None and inputs.position_ids != "mrope":
         return "it always uses M-RoPE and this model uses flat positions"
     if inputs.resize_passes != 1:
         return "it resizes pictures once"
@@ -35,7 +39,9 @@ def layout_problem(inputs: InputConfig, encoder: EncoderConfig) -> str | None:
 def layout_files(inputs: InputConfig, encoder: EncoderConfig, width: int) -> dict[str, str]:
     """File name -> content, to be written beside the checkpoint. `width` is the hidden size."""
     # with clips as single frames, its own video path would give other vectors
-    kinds = ("text", "image", "video") if inputs.prompt.video_as == "video" else ("text", "image")
+    kinds: tuple[str, ...] = ("text",)
+    if inputs.geometry is not None:
+        kinds += ("image", "video") if inputs.prompt.video_as == "video" else ("image",)
     forward = {"method": "forward", "method_output_name": "last_hidden_state"}
     modules = [
         ("", "sentence_transformers.base.modules.transformer.Transformer"),

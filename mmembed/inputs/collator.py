@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmembed.inputs.processor import PreparedItem
+from mmembed.inputs.items import PreparedItem
 
 __all__ = ["EncoderInputs", "pack"]
 

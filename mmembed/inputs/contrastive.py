@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from mmembed.errors import InputError
 from mmembed.inputs.collator import EncoderInputs, pack
-from mmembed.inputs.processor import PreparedItem, Processor
+from mmembed.inputs.items import PreparedItem
+from mmembed.inputs.processor import Processor
 from mmembed.types import ContrastiveExample, MultimodalInput, Role
 
 __all__ = [
@@ -43,6 +44,7 @@ class TrainingRow:
         positive: which of the example's positives is used this time.
         temperature_group: whose learnt temperature applies.
         query_instruction, document_instruction: for items that bring none themselves.
+        max_hard_negatives: use at most this many of the hard negatives, the first ones.
     """
 
     example: ContrastiveExample
@@ -52,6 +54,7 @@ class TrainingRow:
     temperature_group: str = "retrieval"
     query_instruction: str | None = None
     document_instruction: str | None = None
+    max_hard_negatives: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,7 @@ class PreparedRow:
 
     @property
     def num_bytes(self) -> int:
-        arrays = [
-            array
-            for item in (self.query, *self.documents)
-            for array in (item.input_ids, item.position_ids, item.patches, item.grid_thw)
-        ]
-        return sum(array.nbytes for array in arrays if array is not None)
+        return sum(item.num_bytes for item in (self.query, *self.documents))
 
 
 class ContrastiveCollator:
@@ -119,12 +117,14 @@ class ContrastiveCollator:
 
     Args:
         processor: the processor of the model that is trained.
-        max_hard_negatives: use at most this many of a row's hard negatives, the first ones.
+        max_tokens: of an item of each role, where it differs from the processor's.
     """
 
-    def __init__(self, processor: Processor, *, max_hard_negatives: int | None = None) -> None:
+    def __init__(
+        self, processor: Processor, *, max_tokens: Mapping[Role, int | None] | None = None
+    ) -> None:
         self.processor = processor
-        self.max_hard_negatives = max_hard_negatives
+        self.max_tokens = dict(max_tokens or {})
 
     def __call__(self, rows: Sequence[TrainingRow]) -> ContrastiveBatch:
         """Prepare and pack; see `prepare`."""
@@ -142,7 +142,7 @@ class ContrastiveCollator:
             + [
                 _Slot(row, f"hard negative {position}", hard)
                 for position, hard in enumerate(
-                    row.example.hard_negatives[: self.max_hard_negatives]
+                    row.example.hard_negatives[: row.max_hard_negatives]
                 )
             ]
             for row in rows
@@ -204,7 +204,11 @@ class ContrastiveCollator:
         )
 
     def _prepare(self, slots: Sequence[_Slot], role: Role) -> list[PreparedItem]:
-        results = self.processor.prepare_all([slot.instructed(role) for slot in slots], role=role)
+        results = self.processor.prepare_all(
+            [slot.instructed(role) for slot in slots],
+            role=role,
+            max_tokens=self.max_tokens.get(role),
+        )
         prepared: list[PreparedItem] = []
         for slot, result in zip(slots, results, strict=True):
             if isinstance(result, InputError):

@@ -17,13 +17,14 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from mmembed.inputs.sizing import smart_resize
+from mmembed.inputs.sizing import MediaBudget, smart_resize
 
 __all__ = [
     "VisionGeometry",
     "first_resize",
     "first_size",
     "flat_positions",
+    "on_grid",
     "patch_positions",
     "patchify",
     "resize",
@@ -76,6 +77,25 @@ def first_resize(picture: np.ndarray, factor: int) -> np.ndarray:
     if picture.shape[:2] == (height, width):
         return picture
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def on_grid(
+    pictures: Sequence[np.ndarray], budget: MediaBudget, *, twice: bool, together: bool
+) -> list[Tensor]:
+    """(H, W, 3) uint8 pictures -> (3, height, width), resized into the budget.
+
+    Args:
+        twice: resize to `first_size` before.
+        together: all to the size of the first, as the frames of one clip.
+    """
+    shapes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
+    if twice:
+        shapes = [first_size(height, width, budget.factor) for height, width in shapes]
+        pictures = [first_resize(picture, budget.factor) for picture in pictures]
+    sizes = [budget.resize(*shape) for shape in shapes]
+    if together:
+        sizes = [sizes[0]] * len(sizes)
+    return [resize(picture, *size) for picture, size in zip(pictures, sizes, strict=True)]
 
 
 def patchify(frames: Sequence[Tensor], geometry: VisionGeometry) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ no state inside the model matters. Runs in threads beside the forward pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -17,23 +17,25 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mmembed.errors import InputError
+from mmembed.inputs.items import Pair, PreparedItem
 from mmembed.inputs.media import DecodedMedia, MediaPolicy
 from mmembed.inputs.pictures import (
     VisionGeometry,
-    first_resize,
-    first_size,
     flat_positions,
+    on_grid,
     patchify,
-    resize,
     rotary_positions,
 )
 from mmembed.inputs.prompt import Placeholder, PromptTemplate, UserText, load_template
 from mmembed.inputs.sandbox import MediaDecoder
-from mmembed.inputs.sizing import MediaBudget, smart_resize
+from mmembed.inputs.sizing import MediaBudget
 from mmembed.inputs.tokens import PromptTokenizer, TokenPlan
 from mmembed.types import Image, MultimodalInput, Page, Role, Text, Video
 
-__all__ = ["InputConfig", "PreparedItem", "Processor", "TokenRange"]
+__all__ = ["ClipFormat", "InputConfig", "Processor", "TokenRange"]
+
+# A clip as one grid of patches, or as one picture for each temporal patch behind its time in words.
+ClipFormat = Literal["grid", "timestamps"]
 
 
 class TokenRange(BaseModel):
@@ -56,6 +58,7 @@ class InputConfig(BaseModel):
     Budgets default to those of the released RzenEmbed inference code: 256..1280 tokens for an
     image or page, 8 frames of 160..180 tokens for a video. That code also resizes every picture
     twice, first to 4..16384 tokens; `resize_passes: 2` and `position_ids: flat` reproduce it.
+    Without a `geometry` the model takes text only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,39 +72,19 @@ class InputConfig(BaseModel):
     num_frames: int = Field(default=8, ge=1)
     max_tokens: int = Field(default=8192, ge=8)
     resize_passes: Literal[1, 2] = 1
-    geometry: VisionGeometry = VisionGeometry()
-
-
-@dataclass
-class PreparedItem:
-    """One item, ready to be packed. L tokens, P patch rows, V pictures."""
-
-    input_ids: np.ndarray  # (L,) int64
-    position_ids: np.ndarray  # (3, L) int64
-    patches: np.ndarray | None = None  # (P, patch_dim) uint8
-    grid_thw: np.ndarray | None = None  # (V, 3) int64
-    truncated: bool = False
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def cost(self) -> int:
-        """Tokens of both towers, the unit of `batch_tokens`: a patch row counts as one."""
-        return len(self.input_ids) + (0 if self.patches is None else len(self.patches))
+    geometry: VisionGeometry | None = VisionGeometry()
 
 
 @dataclass
 class _Draft:
     """An item between its pictures and its tokens."""
 
-    plan: TokenPlan
-    pictures: list[tuple[int, int]]  # (pad id, tokens) of each placeholder
-    patches: list[np.ndarray]
-    grids: list[np.ndarray]
-    warnings: list[str]
+    plan: TokenPlan = field(default_factory=TokenPlan)
+    content: list[UserText | Placeholder] = field(default_factory=list)
+    pictures: list[tuple[int, int]] = field(default_factory=list)  # (pad id, tokens) of each
+    patches: list[np.ndarray] = field(default_factory=list)
+    grids: list[np.ndarray] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Processor:
@@ -110,6 +93,8 @@ class Processor:
     Args:
         media: limits for opening media, or a decoder that several processors share.
         num_workers: decode processes, when no decoder is given.
+        clip_format: how the model takes a clip when the prompt says `video_as: video`; None when
+            it takes frames only.
         text_errors: what to do with lone surrogates.
         allow_special_tokens: treat special-token strings in the user's text as control tokens.
     """
@@ -121,6 +106,7 @@ class Processor:
         *,
         media: MediaPolicy | MediaDecoder | None = None,
         num_workers: int = 1,
+        clip_format: ClipFormat | None = "grid",
         text_errors: Literal["raise", "replace"] = "raise",
         allow_special_tokens: bool = False,
     ) -> None:
@@ -132,12 +118,11 @@ class Processor:
             if isinstance(media, MediaDecoder)
             else MediaDecoder(media or MediaPolicy(), num_workers=num_workers)
         )
+        self.clip_format = clip_format
         self.text_errors = text_errors
         self.allow_special_tokens = allow_special_tokens
-        self.pad_ids = {
-            "image": self.tokens.control_id("<|image_pad|>"),
-            "video": self.tokens.control_id("<|video_pad|>"),
-        }
+        media_kinds = ("image", "video") if config.geometry is not None else ()
+        self.pad_ids = {kind: self.tokens.control_id(f"<|{kind}_pad|>") for kind in media_kinds}
         self.side_files: dict[str, bytes] = {}  # tokenizer and settings files, to save again
 
     def close(self) -> None:
@@ -145,7 +130,7 @@ class Processor:
         if self._owns_decoder:
             self.decoder.close()
 
-    def prepare(self, item: MultimodalInput, *, role: Role = "document") -> PreparedItem:
+    def prepare(self, item: MultimodalInput | Pair, *, role: Role = "document") -> PreparedItem:
         """Decode, resize and tokenise one item.
 
         Raises:
@@ -157,16 +142,26 @@ class Processor:
         return result
 
     def prepare_all(
-        self, items: Sequence[MultimodalInput], *, role: Role = "document"
+        self,
+        items: Sequence[MultimodalInput | Pair],
+        *,
+        role: Role = "document",
+        max_tokens: int | None = None,
     ) -> list[PreparedItem | InputError]:
         """One result for each item, in order; a bad item gives its error and harms no other.
 
-        All texts are tokenised in one call.
+        All texts are tokenised in one call. `max_tokens` replaces the config's.
         """
+        limit = max_tokens or self.config.max_tokens
         drafts: list[_Draft | InputError] = []
+        opened: dict[int, _Draft | InputError] = {}
         for item in items:
             try:
-                drafts.append(self._draft(item, role))
+                drafts.append(
+                    self._draft_pair(item, opened)
+                    if isinstance(item, Pair)
+                    else self._draft(item, role)
+                )
             except InputError as error:
                 drafts.append(error)
         chunks = [draft.plan.chunks() for draft in drafts if isinstance(draft, _Draft)]
@@ -174,7 +169,7 @@ class Processor:
         for draft in drafts:
             if isinstance(draft, _Draft):
                 try:
-                    cut.append(self._fit(draft))
+                    cut.append(self._fit(draft, limit))
                 except InputError as error:
                     cut.append(error)
         encoded = iter(self.tokens.encode([chunk.text for part in chunks for chunk in part]))
@@ -192,60 +187,104 @@ class Processor:
         return results
 
     def _draft(self, item: MultimodalInput, role: Role) -> _Draft:
-        content: list[UserText | Placeholder] = []
-        draft = _Draft(TokenPlan(), [], [], [], [])
-        as_images = self.config.prompt.video_as == "images"
-        for part in item.parts:
-            if isinstance(part, Text):
-                content.append(UserText(self._checked(part.text)))
-                continue
-            decoded = self.decoder.decode(part, self._budget(part))
-            draft.warnings.extend(decoded.warnings)
-            groups = self._groups(part, decoded, as_images)
-            medium: Literal["image", "video"] = (
-                "video" if isinstance(part, Video) and not as_images else "image"
-            )
-            for frames in groups:
-                patches, grid = patchify(frames, self.config.geometry)
-                draft.patches.append(patches)
-                draft.grids.append(grid)
-                count = len(patches) // self.config.geometry.merge_size**2
-                draft.pictures.append((self.pad_ids[medium], count))
-                content.append(Placeholder(medium))
-        instruction = item.instruction
-        if instruction is not None:
-            instruction = self._checked(instruction)
-        runs = self.config.prompt.render(content, instruction=instruction, role=role)
+        draft = self._open(item)
+        runs = self.config.prompt.render(
+            draft.content, instruction=self._instruction(item), role=role
+        )
         draft.plan = self.tokens.plan(runs, allow_special_tokens=self.allow_special_tokens)
         return draft
 
-    def _groups(
-        self, part: Image | Video | Page, decoded: DecodedMedia, as_images: bool
-    ) -> list[list[Tensor]]:
-        """Frames on the grid, grouped into what one placeholder stands for."""
-        budget = self._budget(part)
-        shapes = [(frame.shape[0], frame.shape[1]) for frame in decoded.frames]
-        if self.config.resize_passes == 2:
-            shapes = [first_size(height, width, budget.factor) for height, width in shapes]
-        sizes = [
-            smart_resize(
-                *shape,
-                factor=budget.factor,
-                min_pixels=budget.min_pixels,
-                max_pixels=budget.max_pixels,
-            )
-            for shape in shapes
-        ]
-        together = isinstance(part, Video) and not as_images
-        if together:
-            sizes = [sizes[0]] * len(sizes)  # one grid for the whole clip
-        pictures = decoded.frames
-        if self.config.resize_passes == 2:
-            pictures = tuple(first_resize(frame, budget.factor) for frame in pictures)
-        frames = [resize(frame, *size) for frame, size in zip(pictures, sizes, strict=True)]
-        return [frames] if together else [[frame] for frame in frames]
+    def _draft_pair(self, pair: Pair, opened: dict[int, _Draft | InputError]) -> _Draft:
+        """`opened` remembers the queries and documents of one call: a query has many documents."""
+        sides = []
+        for name, item in (("query", pair.query), ("document", pair.document)):
+            if id(item) not in opened:
+                try:
+                    opened[id(item)] = self._open(item)
+                except InputError as error:
+                    opened[id(item)] = error
+            side = opened[id(item)]
+            if isinstance(side, InputError):
+                raise side.at((name,))
+            sides.append(side)
+        query, document = sides
+        runs = self.config.prompt.render_pair(
+            query.content, document.content, instruction=self._instruction(pair.query)
+        )
+        return _Draft(
+            self.tokens.plan(runs, allow_special_tokens=self.allow_special_tokens),
+            [],
+            query.pictures + document.pictures,
+            query.patches + document.patches,
+            query.grids + document.grids,
+            query.warnings + document.warnings,
+        )
 
-    def _budget(self, part: Image | Video | Page) -> MediaBudget:
+    def _open(self, item: MultimodalInput) -> _Draft:
+        """The item's content, its media decoded and resized, without a prompt round it."""
+        draft = _Draft()
+        as_images = self.config.prompt.video_as == "images"
+        for part in item.parts:
+            if isinstance(part, Text):
+                draft.content.append(UserText(self._checked(part.text)))
+                continue
+            as_clip = isinstance(part, Video) and not as_images
+            geometry = self._geometry(part, as_clip)
+            budget = self._budget(part, geometry)
+            decoded = self.decoder.decode(part, budget)
+            draft.warnings.extend(decoded.warnings)
+            medium: Literal["image", "video"] = "video" if as_clip else "image"
+            for frames, time in self._groups(decoded, budget, geometry, as_clip):
+                patches, grid = patchify(frames, geometry)
+                draft.patches.append(patches)
+                draft.grids.append(grid)
+                count = len(patches) // geometry.merge_size**2
+                draft.pictures.append((self.pad_ids[medium], count))
+                if time is not None:
+                    draft.content.append(UserText(f"<{time:.1f} seconds>", body=False))
+                draft.content.append(Placeholder(medium))
+        return draft
+
+    def _geometry(self, part: Image | Video | Page, as_clip: bool) -> VisionGeometry:
+        """The geometry of this part's pictures, after refusing what the model cannot take."""
+        kind = "image" if isinstance(part, Image) else "video" if isinstance(part, Video) else "pdf"
+        if self.config.geometry is None:
+            raise InputError(
+                "unsupported_format",
+                "this model takes text only; give text, or load a model with a vision tower",
+                part=kind,
+            )
+        if as_clip and self.clip_format is None:
+            raise InputError(
+                "unsupported_format",
+                "mmembed gives this model clips as single frames only; set the prompt's video_as "
+                "to 'images'",
+                part=kind,
+            )
+        return self.config.geometry
+
+    def _groups(
+        self, decoded: DecodedMedia, budget: MediaBudget, geometry: VisionGeometry, as_clip: bool
+    ) -> list[tuple[list[Tensor], float | None]]:
+        """Frames on the grid, grouped into what one placeholder stands for.
+
+        Each group has the time in seconds that is written in front of it, or None.
+        """
+        frames = on_grid(
+            decoded.frames, budget, twice=self.config.resize_passes == 2, together=as_clip
+        )
+        if not as_clip:
+            return [([frame], None) for frame in frames]
+        if self.clip_format == "grid":
+            return [(frames, None)]
+        depth, times = geometry.temporal_patch_size, decoded.timestamps
+        groups: list[tuple[list[Tensor], float | None]] = []
+        for begin in range(0, len(frames), depth):
+            end = min(begin + depth, len(frames))
+            groups.append((frames[begin:end], (times[begin] + times[end - 1]) / 2))
+        return groups
+
+    def _budget(self, part: Image | Video | Page, geometry: VisionGeometry) -> MediaBudget:
         config = self.config
         default = (
             config.image_tokens
@@ -262,13 +301,16 @@ class Processor:
                 f"min_tokens {least} is greater than max_tokens {most}",
                 part="image",
             )
-        area = config.geometry.factor**2
+        area = geometry.factor**2
         return MediaBudget(
             min_pixels=least * area,
             max_pixels=most * area,
-            factor=config.geometry.factor,
+            factor=geometry.factor,
             num_frames=config.num_frames,
         )
+
+    def _instruction(self, item: MultimodalInput) -> str | None:
+        return None if item.instruction is None else self._checked(item.instruction)
 
     def _checked(self, text: str) -> str:
         try:
@@ -284,21 +326,20 @@ class Processor:
             ) from None
         return text
 
-    def _fit(self, draft: _Draft) -> bool:
+    def _fit(self, draft: _Draft, max_tokens: int) -> bool:
         visual = sum(count for _, count in draft.pictures)
-        room = self.config.max_tokens - visual - draft.plan.fixed_tokens
+        room = max_tokens - visual - draft.plan.fixed_tokens
         # a token is at least one byte, and normalisation makes at most 12 bytes of a character
         if sum(len(chunk.text) for chunk in draft.plan.chunks()) * 12 <= room:
             return False
         try:
             return self.tokens.shorten(draft.plan, room)
         except InputError as error:
-            for chunk in draft.plan.chunks():
-                chunk.keep = 0
+            for body in draft.plan.bodies():
+                body.keep = 0
             raise InputError(
                 error.code,
-                f"{error.detail} (max_tokens is {self.config.max_tokens:,}, pictures take "
-                f"{visual:,})",
+                f"{error.detail} (max_tokens is {max_tokens:,}, pictures take {visual:,})",
                 part="text" if not visual else "item",
             ) from None
 
@@ -312,7 +353,7 @@ class Processor:
             )
         geometry = self.config.geometry
         grids = np.stack(draft.grids) if draft.grids else None
-        if grids is None or self.config.position_ids == "flat":
+        if grids is None or geometry is None or self.config.position_ids == "flat":
             positions = flat_positions(len(ids))
         else:
             visual = np.isin(ids, list(self.pad_ids.values()))

@@ -1,7 +1,9 @@
 """Prompt templates: from (parts, instruction) to the exact character string and its token runs.
 
-A template is data (`configs/prompts/*.json`, or the `prompt` entry of a model folder). It says
-where the content of an item goes, how an instruction is written, and what stands for a picture.
+A template holds one item (`{content}`), or a query and a document that are judged together
+(`{query}` and `{document}`). It is data (`configs/prompts/*.json`, or the `prompt` entry of a
+model folder) and says where the content goes, how an instruction is written, and what stands for a
+picture.
 Nothing here tokenises; the result is a list of runs, so that the processor can insert control
 tokens *as ids* and tokenise everything else as plain characters. What a user types is therefore
 never a control token, whatever it looks like.
@@ -38,6 +40,7 @@ __all__ = [
     "Run",
     "UserText",
     "load_template",
+    "pair_templates",
     "parse_template",
 ]
 
@@ -66,17 +69,18 @@ class Placeholder:
 
 Run = Literals | UserText | Placeholder
 
-_FIELDS = re.compile(r"\{(system|instruction|content|representation)\}")
+_FIELDS = re.compile(r"\{(system|instruction|content|query|document|representation)\}")
 
 
 class PromptTemplate(BaseModel):
-    """How an item becomes a prompt.
+    """How an item, or a pair of query and document, becomes a prompt.
 
-    `template` holds the fields `{content}` (always), and optionally `{system}`, `{instruction}`
-    and `{representation}`. Without an `{instruction}` field, the instruction is written directly
-    in front of the first text of the content (behind all leading pictures), or at the end when
-    there is no text. `instruction_format` is applied to a given instruction; with none given (and
-    no default for the role) nothing is written.
+    `template` holds the field `{content}`, or `{query}` and behind it `{document}` (text is cut
+    from the end), and optionally `{system}`, `{instruction}` and `{representation}`. A pair has
+    the query's instruction, which needs its field. Without an `{instruction}` field, the
+    instruction of an item is written directly in front of the first text of the content (behind
+    all leading pictures), or at the end when there is no text. `instruction_format` is applied to
+    a given instruction; with none given (and no default for the role) nothing is written.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,8 +101,17 @@ class PromptTemplate(BaseModel):
     @field_validator("template")
     @classmethod
     def _has_content(cls, template: str) -> str:
-        if template.count("{content}") != 1:
-            raise ValueError("template must hold the field {content} exactly once")
+        fields = _FIELDS.findall(template)
+        if [name for name in fields if name in ("content", "query", "document")] not in (
+            ["content"],
+            ["query", "document"],
+        ):
+            raise ValueError(
+                "template must hold the field {content} exactly once, or instead of it {query} "
+                "and then {document}"
+            )
+        if "query" in fields and "instruction" not in fields:
+            raise ValueError("a template with {query} and {document} needs {instruction} too")
         return template
 
     @field_validator("instruction_format", "image", "video")
@@ -109,6 +122,11 @@ class PromptTemplate(BaseModel):
         if markup.count(place) != 1:
             raise ValueError(f"must hold {place} exactly once")
         return markup
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether a prompt holds a query and a document, for a reranker."""
+        return "{query}" in self.template
 
     def resolve_instruction(self, instruction: str | None, role: Role) -> str:
         """The instruction text that will be written: the item's, else the role's default."""
@@ -133,6 +151,25 @@ class PromptTemplate(BaseModel):
             instruction: overrides the role's default; `""` asks for none.
             role: `query` or `document`.
         """
+        return self._render({"content": content}, instruction, role)
+
+    def render_pair(
+        self,
+        query: Sequence[UserText | Placeholder],
+        document: Sequence[UserText | Placeholder],
+        *,
+        instruction: str | None = None,
+    ) -> list[Run]:
+        """`render` for a template with `{query}` and `{document}`."""
+        return self._render({"query": query, "document": document}, instruction, "query")
+
+    def _render(
+        self,
+        contents: Mapping[str, Sequence[UserText | Placeholder]],
+        instruction: str | None,
+        role: Role,
+    ) -> list[Run]:
+        assert self.is_pair == ("query" in contents), "an item for a pair's template, or vice versa"
         chosen = self.resolve_instruction(instruction, role)
         written: list[Run] = []
         if chosen:
@@ -149,12 +186,16 @@ class PromptTemplate(BaseModel):
             elif field == "instruction":
                 runs.extend(written)
             elif field == "representation":
-                has_media = any(isinstance(piece, Placeholder) for piece in content)
+                has_media = any(
+                    isinstance(piece, Placeholder)
+                    for content in contents.values()
+                    for piece in content
+                )
                 runs.append(
                     Literals(self.representation.get("multimodal" if has_media else "text", ""))
                 )
             else:
-                runs.extend(self._content(content, written))
+                runs.extend(self._content(contents[field], written))
         runs.append(Literals(self.template[position:]))
         return [run for run in runs if isinstance(run, Placeholder) or run.text]
 
@@ -211,11 +252,20 @@ def load_template(name: str) -> PromptTemplate:
             if not isinstance(fields, dict):
                 raise ConfigError(f"prompt template {path} is no JSON object")
             return parse_template(fields, str(path))
-    known = sorted({path.stem for folder in _prompt_folders() for path in folder.glob("*.json")})
+    known = _shipped()
     raise ConfigError(
         f"prompt {name!r} is neither a shipped template nor a .json file; shipped: "
         f"{', '.join(known)}"
     )
+
+
+def _shipped() -> list[str]:
+    return sorted({path.stem for folder in _prompt_folders() for path in folder.glob("*.json")})
+
+
+def pair_templates() -> list[str]:
+    """Names of the shipped templates that hold a query and a document."""
+    return [name for name in _shipped() if load_template(name).is_pair]
 
 
 def parse_template(fields: Mapping[str, Any], where: str) -> PromptTemplate:

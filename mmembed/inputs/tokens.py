@@ -27,19 +27,37 @@ _PADS = frozenset({"<|image_pad|>", "<|video_pad|>"})
 
 
 @dataclass
-class _Chunk:
-    """A stretch of plain characters between control tokens, tokenised as one."""
+class _Piece:
+    """Plain characters; of those of a body, the first `keep` remain (None: all)."""
 
-    before: str = ""
-    body: str = ""
-    after: str = ""
-    has_body: bool = False
-    keep: int | None = None  # characters of the body that remain; None means all
+    full: str
+    is_body: bool
+    keep: int | None = None
 
     @property
     def text(self) -> str:
-        body = self.body if self.keep is None else self.body[: self.keep]
-        return self.before + body + self.after
+        return self.full if self.keep is None else self.full[: self.keep]
+
+
+@dataclass
+class _Chunk:
+    """A stretch of plain characters between control tokens, tokenised as one."""
+
+    pieces: list[_Piece] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def bodies(self) -> list[_Piece]:
+        return [piece for piece in self.pieces if piece.is_body]
+
+    def append(self, text: str, *, is_body: bool) -> None:
+        if self.pieces and self.pieces[-1].is_body == is_body:
+            self.pieces[-1].full += text
+        else:
+            self.pieces.append(_Piece(text, is_body))
 
 
 @dataclass
@@ -50,6 +68,9 @@ class TokenPlan:
 
     def chunks(self) -> list[_Chunk]:
         return [piece for piece in self.pieces if isinstance(piece, _Chunk)]
+
+    def bodies(self) -> list[_Piece]:
+        return [body for chunk in self.chunks() for body in chunk.bodies]
 
     @property
     def fixed_tokens(self) -> int:
@@ -114,21 +135,10 @@ class PromptTokenizer:
                     if piece in self._control:
                         plan.pieces.append(self._control[piece])
                     elif piece:
-                        self._append(chunk(), piece, body=_is_body(run))
+                        chunk().append(piece, is_body=_is_body(run))
             else:
-                self._append(chunk(), run.text, body=run.body)
+                chunk().append(run.text, is_body=run.body)
         return plan
-
-    @staticmethod
-    def _append(chunk: _Chunk, text: str, *, body: bool) -> None:
-        if body and not chunk.after:
-            chunk.body += text
-            chunk.has_body = True
-        elif chunk.has_body:
-            # text behind a body; a second body here stays whole, the first one is what is cut
-            chunk.after += text
-        else:
-            chunk.before += text
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of plain texts, in one batched call; short template pieces are remembered."""
@@ -144,37 +154,37 @@ class PromptTokenizer:
     def shorten(self, plan: TokenPlan, max_text_tokens: int) -> bool:
         """Cut the body text of the plan so that all its chunks fit; True when something was cut.
 
-        The cut is made at a token border of the full tokenisation, from the end of the last body.
+        The cut is made at a token border of the full tokenisation, from the end of the last body;
+        when nothing is left of it, from the end of the one before.
 
         Raises:
             InputError: `too_many_tokens` when the prompt without any body is already too long.
         """
         chunks = plan.chunks()
         limit = max(max_text_tokens, 0) * _CHARACTERS_PER_TOKEN
-        for chunk in chunks:
-            if len(chunk.body) > limit:
-                chunk.keep = limit
+        bodies = plan.bodies()
+        for body in bodies:
+            if len(body.full) > limit:
+                body.keep = limit
         while True:
             encoded = self.encode([chunk.text for chunk in chunks])
             total = sum(map(len, encoded))
-            clipped = [chunk for chunk in chunks if chunk.keep is not None]
+            clipped = [body for body in bodies if body.keep is not None]
             if not clipped or total >= max_text_tokens:
                 break
-            for chunk in clipped:  # unusually long tokens: widen the first cut
-                chunk.keep = 2 * (chunk.keep or 1)
-                if chunk.keep >= len(chunk.body):
-                    chunk.keep = None
-        cut = any(chunk.keep is not None for chunk in chunks)
-        for position in range(len(chunks) - 1, -1, -1):
+            for body in clipped:  # unusually long tokens: widen the first cut
+                body.keep = 2 * (body.keep or 1)
+                if body.keep >= len(body.full):
+                    body.keep = None
+        cut = any(body.keep is not None for body in bodies)
+        last_first = [(n, body) for n, chunk in enumerate(chunks) for body in chunk.bodies][::-1]
+        for position, body in last_first:
             excess = total - max_text_tokens
             if excess <= 0:
                 break
-            chunk = chunks[position]
-            if not chunk.has_body:
-                continue
             before = len(encoded[position])
-            self._drop_tokens(chunk, excess)
-            encoded[position] = self.encode([chunk.text])[0]
+            self._drop_tokens(chunks[position], body, excess)
+            encoded[position] = self.encode([chunks[position].text])[0]
             total -= before - len(encoded[position])
             cut = True
         if total > max_text_tokens:
@@ -187,15 +197,16 @@ class PromptTokenizer:
             )
         return cut
 
-    def _drop_tokens(self, chunk: _Chunk, excess: int) -> None:
-        """Set `chunk.keep` so that at least `excess` fewer tokens remain (or no body at all)."""
-        while excess > 0 and (chunk.keep is None or chunk.keep > 0):
+    def _drop_tokens(self, chunk: _Chunk, body: _Piece, excess: int) -> None:
+        """Set `body.keep` so that at least `excess` fewer tokens remain (or no body at all)."""
+        at = next(n for n, piece in enumerate(chunk.pieces) if piece is body)
+        start = sum(len(piece.text) for piece in chunk.pieces[:at])
+        while excess > 0 and body.text:
             encoding = self._plain.encode(chunk.text, add_special_tokens=False)
             size = len(encoding.ids)
-            start = len(chunk.before)
-            end = len(chunk.text) - len(chunk.after)
+            end = start + len(body.text)
             starts = [s for s, e in encoding.offsets if s >= start and e <= end and s < e]
-            chunk.keep = (starts[-excess] if excess <= len(starts) else start) - start
+            body.keep = (starts[-excess] if excess <= len(starts) else start) - start
             excess -= size - len(self.encode([chunk.text])[0])
 
     def ids(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from mmembed.encoder.attention import _plan, cumulative, packed_attention
+from mmembed.encoder.attention import _plan, _varlen_kernel, cumulative, packed_attention
 
 LENGTHS = [
     (5,),
@@ -66,3 +68,69 @@ def test_a_sequence_beyond_the_sliding_window_is_refused():
             cu_seq_lens_q=cumulative(torch.tensor([9])),
             sliding_window=8,
         )
+
+
+def test_a_plan_made_while_encoding_serves_training_too():
+    lengths = (3, 5, 4, 5, 61)  # of no other test, so that the plan is made here
+    row = torch.randn(1, 2, sum(lengths), 8, requires_grad=True)
+    module = nn.Module()
+    for causal in (True, False):
+        module.is_causal = causal
+        borders = cumulative(torch.tensor(lengths))
+        with torch.inference_mode():
+            packed_attention(module, row, row, row, None, cu_seq_lens_q=borders)
+        mixed, _ = packed_attention(module, row, row, row, None, cu_seq_lens_q=borders)
+        mixed.sum().backward()
+    assert torch.isfinite(row.grad).all()
+
+
+def documented_varlen(
+    query,
+    key,
+    value,
+    cu_q,
+    cu_k,
+    max_q,
+    max_k,
+    *,
+    scale=None,
+    window_size=(-1, -1),
+    enable_gqa=False,
+):
+    """`torch.nn.attention.varlen.varlen_attn` as it is documented, sequence by sequence."""
+    outputs = []
+    for begin, end in itertools.pairwise(cu_q.tolist()):
+        q, k, v = (t[begin:end].transpose(0, 1) for t in (query, key, value))
+        behind = torch.arange(end - begin)[:, None] - torch.arange(end - begin)
+        left, right = (float("inf") if size < 0 else size for size in window_size)
+        seen = (behind <= left) & (-behind <= right)
+        outputs.append(
+            scaled_dot_product_attention(
+                q, k, v, attn_mask=seen, scale=scale, enable_gqa=enable_gqa
+            ).transpose(0, 1)
+        )
+    return torch.cat(outputs)
+
+
+def check_varlen(device, dtype, tolerance):
+    lengths = (1, 9, 4, 9, 30)
+    for causal in (True, False):
+        rows = [torch.randn(1, heads, sum(lengths), 64) for heads in (4, 2, 2)]
+        given = [row.to(device, dtype) for row in rows]
+        ours = _varlen_kernel()(*given, cumulative(torch.tensor(lengths)), 64**-0.5, causal)
+        theirs = one_by_one(*(row.cpu().float() for row in given), lengths, causal)
+        assert (ours.cpu().float() - theirs).abs().max() <= tolerance
+
+
+def test_the_varlen_kernel_is_asked_for_causal_or_full_attention(monkeypatch):
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", documented_varlen)
+    _varlen_kernel.cache_clear()
+    try:
+        check_varlen("cpu", torch.float32, 1e-5)
+    finally:
+        _varlen_kernel.cache_clear()
+
+
+@pytest.mark.gpu
+def test_the_varlen_kernel_equals_every_sequence_alone():
+    check_varlen("cuda", torch.bfloat16, 3e-2)

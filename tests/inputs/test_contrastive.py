@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -65,10 +66,40 @@ def test_queries_come_first_then_positives_then_hard_negatives(processor: Proces
 
 
 def test_hard_negatives_can_be_capped(processor: Processor):
-    batch = ContrastiveCollator(processor, max_hard_negatives=1)(
-        rows(example("a", "A", "B", "C"), example("b", "D"))
+    capped = [
+        replace(row, max_hard_negatives=1)
+        for row in rows(example("a", "A", "B", "C"), example("b", "D"))
+    ]
+    assert ContrastiveCollator(processor)(capped).owner.tolist() == [0, 1, 0]
+
+
+def test_queries_and_documents_have_their_own_longest_length(processor: Processor):
+    long = "one two three four five six seven eight nine ten"
+    whole = len(processor.prepare(MultimodalInput.of(long)).input_ids)
+    batch = ContrastiveCollator(processor, max_tokens={"query": whole - 4, "document": whole - 2})(
+        rows(example(long, long))
     )
-    assert batch.owner.tolist() == [0, 1, 0]
+    assert sorted(map(len, items_of(batch))) == [whole - 4, whole - 2]
+
+
+def test_classes_and_scores_belong_to_their_documents(processor: Processor):
+    graded = ContrastiveExample(
+        MultimodalInput.of("q"),
+        (MultimodalInput.of("p"), MultimodalInput.of("other")),
+        (MultimodalInput.of("n"), MultimodalInput.of("m")),
+        label="cat",
+        negative_labels=("dog", "cat"),
+        scores=(5.0, 4.0, 2.0, 1.0),
+    )
+    plain = example("x", "y", "z")
+    batch = ContrastiveCollator(processor)(rows(graded, plain))
+    cat = batch.query_classes[0]
+    assert batch.document_classes[0] == cat  # columns: p, y, n, m, z
+    assert batch.document_classes[3] == cat != batch.document_classes[2]
+    assert len(set(batch.document_classes.tolist())) == 4  # y and z are classes of their own
+    assert batch.scores[[0, 2, 3]].tolist() == [5.0, 2.0, 1.0]
+    assert batch.scores[[1, 4]].isnan().all()
+    assert batch.query_ids[0] != batch.query_ids[1]
 
 
 def test_hard_negative_that_is_a_positive_elsewhere_gets_its_id(processor: Processor):

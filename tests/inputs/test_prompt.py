@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from mmembed.errors import ConfigError
-from mmembed.inputs.prompt import Placeholder, PromptTemplate, UserText, load_template
+from mmembed.inputs.prompt import (
+    Placeholder,
+    PromptTemplate,
+    UserText,
+    load_template,
+    pair_templates,
+)
 
 GOLDEN = {
     entry["id"]: entry
@@ -88,6 +94,7 @@ CASES = [
         "Retrieve images or text relevant to the user's query.",
         "query",
     ),
+    ("q3vl_doc_report", "qwen3_vl_report", [UserText("a beach")], None, "document"),
 ]
 
 
@@ -97,6 +104,59 @@ def test_prompt_equals_the_published_bytes(golden, template, content, instructio
     text = prompt.text(prompt.render(content, instruction=instruction, role=role))
     assert text == GOLDEN[golden]["string"]
     assert sha256(text.encode()).hexdigest() == GOLDEN[golden]["sha256"]
+
+
+PAIRS = [
+    (
+        "qwen3_reranker",
+        "qwen3_reranker",
+        "What is the capital of China?",
+        "The capital of China is Beijing.",
+    ),
+    (
+        "qwen3_reranker_vllm",
+        "qwen3_reranker_vllm",
+        "What is the capital of China?",
+        "The capital of China is Beijing.",
+    ),
+    ("q3vl_reranker_code", "qwen3_vl_reranker", "a beach", "sand and sea"),
+]
+
+
+@pytest.mark.parametrize(("golden", "template", "query", "document"), PAIRS)
+def test_prompt_of_a_pair_equals_the_published_bytes(golden, template, query, document):
+    prompt = load_template(template)
+    text = prompt.text(prompt.render_pair([UserText(query)], [UserText(document)]))
+    assert text == GOLDEN[golden]["string"]
+    assert sha256(text.encode()).hexdigest() == GOLDEN[golden]["sha256"]
+
+
+def test_every_published_pair_has_a_template():
+    assert pair_templates() == sorted(template for _, template, _, _ in PAIRS)
+    pairs = {name for name, entry in GOLDEN.items() if entry["role"] == "pair"}
+    assert pairs == {golden for golden, _, _, _ in PAIRS}
+
+
+def test_an_empty_side_of_a_pair_is_written_as_the_template_says():
+    prompt = load_template("qwen3_vl_reranker")
+    text = prompt.text(prompt.render_pair([UserText("")], [IMAGE], instruction="Find it."))
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert f"<Instruct>: Find it.<Query>:NULL\n<Document>:{picture}<|im_end|>" in text
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{instruction}{query}",
+        "{instruction}{document}{query}",
+        "{instruction}{content}{query}{document}",
+        "{instruction}{query}{query}{document}",
+        "{query}{document}",
+    ],
+)
+def test_a_template_that_is_no_pair_is_refused(template):
+    with pytest.raises(ValueError, match=r"needs|must hold"):
+        PromptTemplate(name="x", template=template)
 
 
 def test_instruction_goes_behind_leading_pictures_and_before_the_first_text():
