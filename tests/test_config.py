@@ -145,6 +145,38 @@ def test_dump_reloads_to_the_same_recipe():
     assert parse_recipe(dump_recipe(recipe)) == recipe
 
 
+def test_soup_of_checkpoints_or_stages_runs_the_last_stage_once():
+    for soup, size in (
+        ("{method: slerp, checkpoints: 3}", 3),
+        ("{method: linear, stages: [stage1], weights: [2]}", 1),
+    ):
+        recipe = parse_recipe(
+            MINIMAL + f"soup: {soup}\n", overrides=["stages.0.save_every=1", "seed=3"]
+        )
+        assert recipe.soup.size == size
+        assert recipe.member_stages() == recipe.stages
+
+
+def test_batch_size_and_loss_of_a_task_fall_back_to_those_of_the_stage():
+    stage = parse_recipe(
+        MINIMAL,
+        overrides=[
+            "stages.0.batch_sizes.sts=768",
+            "stages.0.loss.query_query=true",
+            "stages.0.losses.sts.objective=cosent",
+        ],
+    ).stages[0]
+    assert (stage.batch_size_of("sts"), stage.batch_size_of("retrieval")) == (768, 256)
+    assert stage.loss_of("retrieval").objective == "infonce"
+    assert stage.loss_of("sts").objective == "cosent"
+    assert stage.loss_of("sts").query_query  # merged over the stage's loss
+
+
+def test_temperature_bounds_must_be_in_order():
+    with pytest.raises(ConfigError, match=r"min 0\.3 is above max 0\.2"):
+        parse_recipe(MINIMAL, overrides=["stages.0.temperature.min=0.3"])
+
+
 def test_soup_members_are_variations_of_the_last_stage():
     recipe = parse_recipe(
         MINIMAL + "soup: {method: linear, members: [{seed: 1}, {seed: 2, epochs: 1}]}\n"
@@ -163,6 +195,15 @@ def test_soup_members_are_variations_of_the_last_stage():
         ("{method: linear, members: [{seed: 1}], weights: [1, 2]}", "2 weights for 1 members"),
         ("{method: linear, members: [{seed: 1}], weights: [0]}", "not all 0"),
         ("{method: cubic, members: [{seed: 1}]}", "soup.method"),
+        ("{method: slerp, members: [{seed: 1}], checkpoints: 2}", "members and checkpoints"),
+        ("{method: slerp, checkpoints: 2, weights: [1, 1]}", "weights belong to method linear"),
+        ("{method: linear, stages: [stage1], weights: [1, 1]}", "2 weights for 1 stages"),
+        ("{method: slerp, checkpoints: 2}", "set save_every"),
+        ("{method: slerp, stages: [stage1, stage9]}", "soup.stages is .*give different ones of"),
+        ("{method: linear, stages: [stage1, stage1]}", "give different ones of stage1"),
+        ("{checkpoints: 2}", "checkpoints without a method"),
+        ("{method: cocktail, members: [{seed: 1}]}", "examples belong to method cocktail"),
+        ("{method: linear, examples: a, members: [{seed: 1}]}", "examples belong"),
     ],
 )
 def test_impossible_soup_is_refused(soup: str, message: str):

@@ -16,6 +16,8 @@ from mmembed.cli.console import say
 from mmembed.cli.encode import encode
 from mmembed.cli.index import index
 from mmembed.cli.quickstart import quickstart
+from mmembed.cli.rank import rank
+from mmembed.cli.recipe import recipe
 from mmembed.cli.search import search
 from mmembed.cli.soup import soup, soup_card
 from mmembed.cli.train import train
@@ -81,5 +83,6 @@ def _options(
     """
 
 
-for _command in (quickstart, train, soup, soup_card, encode, index, search):
+for _command in (quickstart, train, soup, soup_card, encode, rank, index, search):
     app.command()(_command)
+app.add_typer(recipe, name="recipe")

@@ -70,12 +70,12 @@ def differences(left: Recipe, right: Recipe) -> list[Difference]:
 
 def side_by_side(found: Sequence[Difference], names: tuple[str, str]) -> list[str]:
     """Lines of a table of differences; long values are cut, `recipe show` has them whole."""
-    rows = [("", *names), *((each.key, shown(each.left), shown(each.right)) for each in found)]
+    rows = [("", *names), *((each.key, _shown(each.left), _shown(each.right)) for each in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip() for row in rows]
 
 
-def shown(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A value as one line of YAML."""
     if value is ABSENT:
         return repr(value)

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from mmembed.config.lora import LoraConfig
 from mmembed.config.objective import LossConfig
 from mmembed.config.validation import StrictModel, merge, validate
 from mmembed.types import Task
 
 __all__ = [
     "DataConfig",
-    "LoraConfig",
     "ModelConfig",
     "Recipe",
     "SamplingConfig",
@@ -44,6 +44,7 @@ class ModelConfig(StrictModel):
         revision: commit of the hub id.
         attention: `causal`, or `bidirectional` as an encoder's.
         pooling: which state is the embedding.
+        answers: a reranker's words for relevant and for irrelevant, one token each.
         position_ids: `mrope` (time, height, width) or `flat` (0..L-1 on all three axes).
         prompt: name of a prompt template, or a path to one.
         prompts: named instructions that users may pass as `prompt_name`.
@@ -57,6 +58,7 @@ class ModelConfig(StrictModel):
     attention: Literal["causal", "bidirectional"] | None = None
     pooling: Literal["last_token", "mean"] | None = None
     position_ids: Literal["mrope", "flat"] | None = None
+    answers: tuple[str, str] | None = None
     prompt: str | None = None
     prompts: dict[str, str] | None = None
     image_tokens: TokenBounds | None = None
@@ -113,23 +115,6 @@ class SamplingConfig(StrictModel):
         ):
             raise ValueError("task_shares must be >= 0 and sum to at most 1")
         return self
-
-
-class LoraConfig(StrictModel):
-    """Train low-rank updates of linear layers instead of all weights.
-
-    Args:
-        rank: of the updates; None = full fine-tuning.
-        alpha: the update counts alpha / rank times; the rank if None.
-        targets: endings of layer names (`q_proj`, ...), or `all-linear`.
-        vision: the vision tower's linear layers too.
-    """
-
-    rank: int | None = Field(default=None, ge=1)
-    alpha: float | None = Field(default=None, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    vision: bool = False
 
 
 class TemperatureConfig(StrictModel):
@@ -305,10 +290,25 @@ class Recipe(StrictModel):
                 f"soup.stages is {list(self.soup.stages)}; give different ones of "
                 f"{', '.join(names)}"
             )
+        kinds = {
+            loss.objective == "yes_no"
+            for stage in self.stages
+            for loss in (stage.loss, *stage.losses.values())
+        }
+        if len(kinds) > 1:
+            raise ValueError(
+                "objective yes_no trains a reranker and the others an embedder; give every loss "
+                "of every stage the one or the other"
+            )
         every = self.stages[-1].save_every
         if self.soup.checkpoints is not None and every is None:
             raise ValueError("soup.checkpoints needs checkpoints: set save_every of the last stage")
         return self
+
+    @property
+    def kind(self) -> Literal["embedder", "reranker"]:
+        """What is trained."""
+        return "reranker" if self.stages[0].loss.objective == "yes_no" else "embedder"
 
     def stage_name(self, index: int) -> str:
         return self.stages[index].name or f"stage{index + 1}"

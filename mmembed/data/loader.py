@@ -9,17 +9,28 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, Protocol, TypeVar
 
 from mmembed.data.mixture import Mixture
 from mmembed.data.sampler import GlobalBatch
-from mmembed.inputs.contrastive import ContrastiveBatch, ContrastiveCollator, PreparedRow
+from mmembed.inputs.contrastive import TrainingRow
 
-__all__ = ["BatchLoader"]
+__all__ = ["BatchLoader", "Collator"]
+
+Batch_co = TypeVar("Batch_co", covariant=True)
 
 
-class BatchLoader:
+class Collator(Protocol[Batch_co]):
+    """Prepared rows say how large they are (`num_bytes`); collating them is cheap."""
+
+    def prepare(self, rows: Sequence[TrainingRow]) -> list[Any]: ...
+
+    def collate(self, rows: Sequence[Any]) -> Batch_co: ...
+
+
+class BatchLoader(Generic[Batch_co]):
     """Iterates (global batch, prepared local batch).
 
     Args:
@@ -39,7 +50,7 @@ class BatchLoader:
         self,
         batches: Iterator[GlobalBatch],
         mixture: Mixture,
-        collator: ContrastiveCollator,
+        collator: Collator[Batch_co],
         *,
         num_workers: int = 1,
         cache_bytes: int = 0,
@@ -55,7 +66,7 @@ class BatchLoader:
         self._rank = rank
         self._world_size = world_size
 
-    def __iter__(self) -> Generator[tuple[GlobalBatch, ContrastiveBatch], None, None]:
+    def __iter__(self) -> Generator[tuple[GlobalBatch, Batch_co], None, None]:
         """Yield batches until the caller stops; then the threads end.
 
         Raises:
@@ -69,7 +80,7 @@ class BatchLoader:
                 yield batch, prepared
                 begin = time.perf_counter()
             return
-        pending: deque[tuple[GlobalBatch, Future[ContrastiveBatch]]] = deque()
+        pending: deque[tuple[GlobalBatch, Future[Batch_co]]] = deque()
         executor = ThreadPoolExecutor(self._num_workers, thread_name_prefix="mmembed-data")
         try:
             while True:
@@ -88,7 +99,7 @@ class BatchLoader:
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, batch: GlobalBatch) -> ContrastiveBatch:
+    def _prepare(self, batch: GlobalBatch) -> Batch_co:
         share, rest = divmod(len(batch.rows), self._world_size)
         begin = self._rank * share + min(self._rank, rest)
         indices = batch.rows[begin : begin + share + (self._rank < rest)]
@@ -109,17 +120,17 @@ class _RowCache:
 
     def __init__(self, capacity: int) -> None:
         self._room = capacity
-        self._rows: OrderedDict[int, PreparedRow] = OrderedDict()
+        self._rows: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, index: int) -> PreparedRow | None:
+    def get(self, index: int) -> Any:
         with self._lock:
             row = self._rows.get(index)
             if row is not None:
                 self._rows.move_to_end(index)
             return row
 
-    def put(self, index: int, row: PreparedRow) -> None:
+    def put(self, index: int, row: Any) -> None:
         with self._lock:
             if index in self._rows:
                 return

@@ -16,7 +16,7 @@ __all__ = ["CARD_FILE", "aside_of", "copy_side_files", "new_folder", "refuse_fol
 
 CARD_FILE = "soup.json"
 # Of one training run or of one member; the soup is not a point of any run.
-_LEFT_OUT = {"manifest.json", "training_state.json", "training", "README.md", CARD_FILE}
+_LEFT_OUT = {"manifest.json", "training_state.json", "training", "adapter", "README.md", CARD_FILE}
 
 
 def refuse_folders(folders: list[Path], output: Path) -> None:

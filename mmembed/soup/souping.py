@@ -24,6 +24,7 @@ from torch import Tensor
 from mmembed.encoder.checkpoint import DESCRIPTION_FILE, read_description, write_description
 from mmembed.encoder.encoder import EncoderConfig
 from mmembed.encoder.identity import EXTRA_TENSORS_FILE
+from mmembed.encoder.reranker_model import RerankerConfig
 from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.processor import InputConfig
 from mmembed.soup.adapters import (
@@ -303,7 +304,9 @@ def _describe(folder: Path) -> None:
     write_description(
         folder,
         InputConfig(**description["inputs"]),
-        EncoderConfig(**description.get("encoder", {})),
+        (RerankerConfig if description.get("kind") == "reranker" else EncoderConfig)(
+            **description.get("encoder", {})
+        ),
         embedding_dimension=description["embedding_dimension"],
         recipe=description.get("recipe"),
     )

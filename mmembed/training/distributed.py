@@ -25,6 +25,7 @@ __all__ = [
     "is_main_process",
     "process_rank",
     "row_share",
+    "share_of",
     "true_on_any",
     "wait_for_all",
     "world_size",
@@ -100,6 +101,15 @@ def gather(local: LocalEmbeddings, *, draw_seed: int = 0) -> ContrastiveEmbeddin
 def row_share(e: ContrastiveEmbeddings) -> float:
     """Factor of the local mean loss under which the average over processes is the global mean."""
     return len(e.queries) * world_size() / len(e.all_queries)
+
+
+def share_of(count: int, device: torch.device) -> float:
+    """`row_share` for a loss that is the mean over `count` local terms."""
+    if world_size() == 1:
+        return 1.0
+    total = torch.tensor(float(count), device=device)
+    dist.all_reduce(total)
+    return count * world_size() / float(total.item())
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

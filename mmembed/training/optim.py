@@ -11,7 +11,7 @@ from torch import nn
 
 from mmembed.config.recipe import StageConfig
 from mmembed.errors import ConfigError
-from mmembed.losses.temperature import Temperature
+from mmembed.training.objectives import Objectives
 
 __all__ = ["Schedule", "build_optimizer", "freeze_parameters", "learning_rate_factor"]
 
@@ -58,14 +58,14 @@ class Schedule:
 
 
 def build_optimizer(
-    model: nn.Module, temperature: Temperature, stage: StageConfig
+    model: nn.Module, objectives: Objectives, stage: StageConfig
 ) -> torch.optim.AdamW:
-    """Matrices decay; norms, biases and the temperature do not.
+    """Matrices decay; norms, biases, the temperature and what losses learn do not.
 
     Decay would pull theta to 0, that is tau to 1.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    theta = [parameter for parameter in temperature.parameters() if parameter.requires_grad]
+    theta = [p for p in objectives.temperature.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": stage.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -74,6 +74,7 @@ def build_optimizer(
             "weight_decay": 0.0,
             "lr": stage.temperature.learning_rate or stage.learning_rate,
         },
+        {"params": objectives.loss_parameters(), "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,21 @@ from rich.progress import (
 from rich.text import Text
 
 from mmembed.config.files import dump_recipe, parse_recipe
-from mmembed.config.recipe import ModelConfig, Recipe, StageConfig
+from mmembed.config.recipe import ModelConfig, Recipe, SoupConfig, StageConfig
+from mmembed.data.conformance import check_stage, width_of
 from mmembed.data.mixture import build_mixture
 from mmembed.encoder.checkpoint import load_encoder, resolve_folder
+from mmembed.encoder.encoder import Encoder
 from mmembed.encoder.identity import package_versions
+from mmembed.encoder.lora import add_lora, load_adapter
+from mmembed.encoder.reranker_model import load_reranker
 from mmembed.errors import ConfigError
 from mmembed.inputs.media import MediaPolicy
+from mmembed.inputs.processor import Processor
 from mmembed.inputs.prompt import load_template
 from mmembed.search.durable import lock_folder, write_atomically
 from mmembed.soup import soup
+from mmembed.soup.examples import Examples, read_examples
 from mmembed.training import distributed, state
 from mmembed.training.trainer import StageResult, train_stage
 
@@ -138,8 +144,8 @@ def _run(
     last = len(recipe.stages) - 1
     runs = [(index, recipe.stage_name(index), recipe.stages[index]) for index in range(last)]
     runs += [
-        (last, recipe.stage_name(last) + (f"-member{number + 1}" if souped else ""), stage)
-        for number, stage in enumerate(members)
+        (last, recipe.stage_name(last) + (f"-member{number}" if recipe.soup.members else ""), stage)
+        for number, stage in enumerate(members, start=1)
     ]
     finished: dict[int, list[Path]] = {}
     for index, name, stage in runs:
@@ -161,12 +167,39 @@ def _run(
     stages = _flatten(finished, last)
     if not souped:
         return TrainResult(finished[last][0], stages, ())
-    method, weights = recipe.soup.method, recipe.soup.weights
-    assert method is not None
+    merged = _soup_members(recipe, finished)
     if distributed.is_main_process():
-        soup(finished[last], method=method, weights=weights, output=output / "model")
+        _soup(recipe.soup, merged, output / "model")
     distributed.wait_for_all()
-    return TrainResult(output / "model", stages, tuple(finished[last]))
+    return TrainResult(output / "model", stages, merged)
+
+
+def _soup_members(recipe: Recipe, finished: Mapping[int, list[Path]]) -> tuple[Path, ...]:
+    """The folders that become one model."""
+    config, last = recipe.soup, len(recipe.stages) - 1
+    if config.members:
+        return tuple(finished[last])
+    if config.checkpoints is not None:
+        end = finished[last][0]
+        before = state.checkpoints(end.parent)[-(config.checkpoints - 1) :]
+        if len(before) < config.checkpoints - 1:
+            raise ConfigError(
+                f"soup.checkpoints is {config.checkpoints}, but the last stage has written "
+                f"{len(before)} before its end; lower save_every or soup.checkpoints"
+            )
+        return (*before, end)
+    names = {recipe.stage_name(index): folders[0] for index, folders in finished.items()}
+    return tuple(names[name] for name in config.stages)
+
+
+def _soup(config: SoupConfig, folders: Sequence[Path], output: Path) -> None:
+    method = config.method
+    assert method is not None
+    options: dict[str, Any] = {}
+    if config.examples is not None:
+        examples = Examples(read_examples(Path(config.examples)))
+        options["losses"] = lambda folder: examples(folder).loss
+    soup(folders, method=method, weights=config.weights, output=output, **options)
 
 
 def _run_stage(
@@ -189,24 +222,36 @@ def _run_stage(
             progress.add_task(folder.name, total=complete, completed=complete)
         return StageResult(model_folder, complete, interrupted=False)
     seed = recipe.seed if stage.seed is None else stage.seed
-    mixture = build_mixture(stage.data, seed=seed)
+    mixture = build_mixture(
+        stage.data,
+        seed=seed,
+        max_hard_negatives=lambda task: stage.loss_of(task).max_hard_negatives,
+    )
+    for warning in check_stage(stage, mixture, width=width_of(recipe.model)):
+        logger.warning("%s: %s", folder.name, warning)
     resume_from = state.latest_checkpoint(folder)
     if resume_from is not None and state.read_state(resume_from).fingerprint != fingerprint:
         raise ConfigError(f"{resume_from} belongs to other settings; choose another output folder")
-    overrides: dict[str, Any] = {}
-    if resume_from is None and start is None:
-        overrides = model_overrides(recipe.model)
-    source = (
-        resume_from or start or resolve_folder(recipe.model.path, revision=recipe.model.revision)
+    begin = start or resolve_folder(recipe.model.path, revision=recipe.model.revision)
+    adapted = stage.lora.rank is not None
+    # with adapters, a checkpoint continues from the frozen weights and the adapters apart
+    source = begin if resume_from is None or adapted else resume_from
+    load: Callable[..., tuple[Encoder, Processor]] = (
+        load_reranker if recipe.kind == "reranker" else load_encoder
     )
-    encoder, processor = load_encoder(
+    encoder, processor = load(
         source,
         device=accelerator.device,
         dtype=torch.float32,
         media=media,
         num_workers=max(1, stage.num_workers),
-        **overrides,
+        any_kind=start is None,
+        **(model_overrides(recipe.model) if source is begin and start is None else {}),
     )
+    if adapted and resume_from is None:
+        add_lora(encoder, stage.lora, seed=seed)
+    elif adapted and resume_from is not None:
+        load_adapter(encoder, resume_from / state.ADAPTER_FOLDER)
     try:
         return train_stage(
             stage,
@@ -222,6 +267,7 @@ def _run_stage(
             resume_from=resume_from,
             progress=progress,
             label=folder.name,
+            kept_checkpoints=max(2, recipe.soup.checkpoints or 0),
         )
     finally:
         processor.close()
@@ -240,7 +286,8 @@ def model_overrides(model: ModelConfig) -> dict[str, dict[str, Any]]:
         "num_frames": model.num_frames,
         "max_tokens": model.max_tokens,
     }
-    encoder = {"pooling": model.pooling}
+    yes, no = model.answers or (None, None)
+    encoder = {"pooling": model.pooling, "attention": model.attention, "yes": yes, "no": no}
     return {
         "inputs": {name: value for name, value in inputs.items() if value is not None},
         "encoder": {name: value for name, value in encoder.items() if value is not None},

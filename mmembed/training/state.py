@@ -25,31 +25,35 @@ from torch import Tensor, nn
 
 from mmembed.encoder.checkpoint import load_extra_tensors, save_encoder
 from mmembed.encoder.encoder import Encoder
+from mmembed.encoder.lora import adapted_layers, save_adapter
 from mmembed.errors import CheckpointError
 from mmembed.inputs.processor import Processor
-from mmembed.losses.temperature import Temperature
+from mmembed.training.objectives import Objectives
 
 __all__ = [
+    "ADAPTER_FOLDER",
     "TrainingState",
+    "checkpoints",
     "latest_checkpoint",
+    "load_objectives",
     "load_optimizer",
-    "load_temperature",
+    "objective_tensors",
     "optimizer_tensors",
     "read_manifest",
     "read_state",
     "remove_older_checkpoints",
     "save_checkpoint",
-    "temperature_tensors",
 ]
 
 logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
+ADAPTER_FOLDER = "adapter"  # low-rank updates apart; the weights beside it have them added
 _STATE_FILE = "training_state.json"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _THETA = "temperature.theta."
+_LEARNT = "objective."
 _STEP_FOLDER = re.compile(r"step-(\d{6,})")
-_KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def save_checkpoint(
     folder: Path,
     encoder: Encoder,
     processor: Processor,
-    temperature: Temperature,
+    objectives: Objectives,
     state: TrainingState,
     *,
     optimizer: torch.optim.Optimizer | None,
@@ -91,10 +95,12 @@ def save_checkpoint(
             encoder,
             processor,
             recipe=recipe,
-            extra_tensors=temperature_tensors(temperature),
+            extra_tensors=objective_tensors(objectives),
         )
+        if adapted_layers(encoder.backbone.model):
+            save_adapter(aside / ADAPTER_FOLDER, encoder)
         if optimizer is not None:
-            tensors = optimizer_tensors(optimizer, encoder, temperature)
+            tensors = optimizer_tensors(optimizer, encoder, objectives)
             (aside / "training").mkdir()
             save_file(tensors, aside / "training" / _OPTIMIZER_FILE)
         _write_json(aside / _STATE_FILE, asdict(state))
@@ -160,9 +166,14 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def remove_older_checkpoints(folder: Path) -> None:
-    """Keep the newest two; called after a new one has been committed."""
-    for _, path in sorted(_step_folders(folder))[:-_KEPT]:
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a stage folder in the order of their steps."""
+    return [path for _, path in sorted(_step_folders(folder))]
+
+
+def remove_older_checkpoints(folder: Path, *, kept: int) -> None:
+    """Keep the newest `kept`; called after a new one has been committed."""
+    for path in checkpoints(folder)[:-kept]:
         shutil.rmtree(path)
 
 
@@ -174,39 +185,46 @@ def read_state(folder: Path) -> TrainingState:
 # -- tensors ----------------------------------------------------------------------------------
 
 
-def temperature_tensors(temperature: Temperature) -> dict[str, Tensor]:
-    """theta of each task under the names they have in a model folder."""
-    return {_THETA + name: theta for name, theta in temperature.named_theta().items()}
+def objective_tensors(objectives: Objectives) -> dict[str, Tensor]:
+    """theta of each task, and what the losses learn, under their names in a model folder."""
+    thetas = objectives.temperature.named_theta()
+    learnt = objectives.learnt.state_dict()
+    return {_THETA + name: theta for name, theta in thetas.items()} | {
+        _LEARNT + name: value.detach().clone() for name, value in learnt.items()
+    }
 
 
-def load_temperature(temperature: Temperature, folder: Path) -> None:
-    """Take over the thetas that a model folder was saved with."""
+def load_objectives(objectives: Objectives, folder: Path) -> None:
+    """Take over what a model folder was saved with; what it lacks keeps its first value."""
     tensors = load_extra_tensors(folder)
-    temperature.load_theta(
+    objectives.temperature.load_theta(
         {name.removeprefix(_THETA): value for name, value in tensors.items() if _THETA in name}
     )
+    own = objectives.learnt.state_dict()
+    stored = {name: tensors[_LEARNT + name] for name in own if _LEARNT + name in tensors}
+    objectives.learnt.load_state_dict(own | stored)
 
 
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, model: nn.Module, temperature: Temperature
+    optimizer: torch.optim.Optimizer, model: nn.Module, objectives: Objectives
 ) -> dict[str, Tensor]:
     """The optimizer's state as `parameter name / state name` -> tensor."""
     return {
         f"{name}/{key}": value.detach().cpu().contiguous()
-        for name, parameter in _named(model, temperature)
+        for name, parameter in _named(model, objectives)
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
 def load_optimizer(
-    optimizer: torch.optim.Optimizer, model: nn.Module, temperature: Temperature, folder: Path
+    optimizer: torch.optim.Optimizer, model: nn.Module, objectives: Objectives, folder: Path
 ) -> None:
     """Restore what `save_checkpoint` stored.
 
     Raises:
         CheckpointError: state of a parameter that the model does not have.
     """
-    parameters = dict(_named(model, temperature))
+    parameters = dict(_named(model, objectives))
     for name, value in load_file(folder / "training" / _OPTIMIZER_FILE).items():
         parameter_name, _, key = name.rpartition("/")
         if parameter_name not in parameters:
@@ -215,10 +233,10 @@ def load_optimizer(
         optimizer.state[parameter][key] = value.to(parameter.device)
 
 
-def _named(model: nn.Module, temperature: Temperature) -> list[tuple[str, nn.Parameter]]:
+def _named(model: nn.Module, objectives: Objectives) -> list[tuple[str, nn.Parameter]]:
     return [
         *((f"model.{name}", parameter) for name, parameter in model.named_parameters()),
-        *((f"temperature.{name}", parameter) for name, parameter in temperature.named_parameters()),
+        *objectives.named_parameters(),
     ]
 
 

@@ -1,13 +1,12 @@
 """One stage of training, to be read from top to bottom in `train_stage`.
 
-Batches arrive prepared; queries and documents go through the encoder in one packed call; a gather
-brings the other processes' documents; a loss sees embeddings only.
+Batches arrive prepared; `forward` takes them through the model to a loss; what the loop below adds
+is the optimizer's step, the records and the checkpoints.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import signal
 import threading
@@ -20,24 +19,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from rich.progress import Progress
-from torch import Tensor
 
-from mmembed.config.recipe import LossConfig, StageConfig
+from mmembed.config.recipe import StageConfig
 from mmembed.data.loader import BatchLoader
 from mmembed.data.mixture import Mixture
 from mmembed.data.sampler import BatchSampler, GlobalBatch
 from mmembed.encoder.encoder import Encoder
 from mmembed.errors import TrainingDiverged
-from mmembed.inputs.contrastive import ContrastiveBatch, ContrastiveCollator
 from mmembed.inputs.processor import Processor
-from mmembed.losses.info_nce import Hardness, InfoNCE
-from mmembed.losses.masks import DocumentSimilarityMask
-from mmembed.losses.temperature import Temperature
 from mmembed.training import distributed, state
+from mmembed.training.forward import Batch, batch_loss, collator, hashed_seed
 from mmembed.training.metrics import MetricsLog, StepClock
+from mmembed.training.objectives import build_objectives
 from mmembed.training.optim import Schedule, build_optimizer, freeze_parameters
 
-__all__ = ["StageResult", "build_loss", "build_temperature", "train_stage"]
+__all__ = ["StageResult", "train_stage"]
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -66,6 +62,7 @@ def train_stage(
     resume_from: Path | None = None,
     progress: Progress | None = None,
     label: str = "training",
+    kept_checkpoints: int = 2,
 ) -> StageResult:
     """Train `encoder` in place and save it as `model_folder`.
 
@@ -73,29 +70,29 @@ def train_stage(
         folder: for checkpoints and metrics.
         resume_from: a checkpoint of this stage that `encoder` was loaded from.
         fingerprint, recipe: written into checkpoints.
+        kept_checkpoints: the newest so many stay.
 
     Raises:
         TrainingDiverged: a loss or gradient is not finite; no weight was changed by that step.
         InputError: an item cannot be used; names dataset and row.
     """
-    sampler = BatchSampler(mixture, stage.batch_size)
+    sampler = BatchSampler(mixture, stage.batch_size, stage.sampling, batch_sizes=stage.batch_sizes)
     total_steps = _total_steps(stage, sampler)
     freeze_parameters(encoder.backbone.model, stage.freeze)
-    temperature = build_temperature(stage, mixture).to(encoder.device)
-    optimizer = build_optimizer(encoder, temperature, stage)
+    objectives = build_objectives(stage, mixture).to(encoder.device)
+    optimizer = build_optimizer(encoder, objectives, stage)
     start = state.TrainingState(step=0, epoch=0, batch=0, fingerprint=fingerprint)
     if resume_from is not None:
         start = state.read_state(resume_from)
-        state.load_temperature(temperature, resume_from)
-        state.load_optimizer(optimizer, encoder, temperature, resume_from)
+        state.load_objectives(objectives, resume_from)
+        state.load_optimizer(optimizer, encoder, objectives, resume_from)
     schedule = Schedule(optimizer, stage, total_steps=total_steps)
-    loss = build_loss(stage.loss)
     model, optimizer = accelerator.prepare(encoder.train(), optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    loader = BatchLoader(
+    loader: BatchLoader[Batch] = BatchLoader(
         sampler.batches(start.epoch, start.batch),
         mixture,
-        ContrastiveCollator(processor, max_hard_negatives=stage.loss.max_hard_negatives),
+        collator(encoder, processor, stage),
         num_workers=stage.num_workers,
         cache_bytes=stage.prepared_cache_mb * 2**20,
         rank=distributed.process_rank(),
@@ -104,6 +101,7 @@ def train_stage(
     autocast = torch.autocast(
         encoder.device.type, dtype=torch.bfloat16, enabled=stage.dtype == "bfloat16"
     )
+    loss_of = batch_loss(encoder, stage, mixture, objectives, autocast, seed=seed)
     bar = progress.add_task(label, total=total_steps, completed=start.step) if progress else None
 
     def save(target: Path, step: int, at: GlobalBatch, *, resumable: bool) -> None:
@@ -113,12 +111,12 @@ def train_stage(
                 target,
                 encoder,
                 processor,
-                temperature,
+                objectives,
                 state.TrainingState(step, at.epoch, at.number + 1, fingerprint),
                 optimizer=optimizer.optimizer if resumable else None,
                 recipe=recipe,
             )
-            state.remove_older_checkpoints(folder)
+            state.remove_older_checkpoints(folder, kept=kept_checkpoints)
         distributed.wait_for_all()
 
     step, clock, interrupted = start.step, StepClock(), False
@@ -131,15 +129,9 @@ def train_stage(
         for at, batch in batches:
             torch.manual_seed(_step_seed(seed, step))
             learning_rate = schedule.set_step(step)
-            tau = temperature(batch.tasks)
-            with autocast:
-                embeddings = model(batch.inputs)  # (B + M, D), queries and documents together
-            gathered = distributed.gather(
-                _split(embeddings, batch), draw_seed=_draw_seed(seed, step)
-            )
-            output = loss.at_step(step)(gathered, tau)
-            accelerator.backward(output.loss * distributed.row_share(gathered))
-            distributed.average_gradients(temperature.parameters())
+            output, share = loss_of(model, batch, at, step)
+            accelerator.backward(output.loss * share)
+            distributed.average_gradients(objectives.parameters())
             grad_norm = accelerator.clip_grad_norm_(parameters, stage.max_grad_norm or math.inf)
             finite = math.isfinite(output.loss.item()) and math.isfinite(float(grad_norm))
             if distributed.true_on_any(not finite, encoder.device):  # before any weight changes
@@ -150,7 +142,7 @@ def train_stage(
                     source=", ".join(batch.sources),
                 )
             optimizer.step()
-            temperature.project_()
+            objectives.temperature.project_()
             optimizer.zero_grad(set_to_none=True)
             step += 1
             clock.add_tokens(batch.num_tokens)
@@ -164,7 +156,7 @@ def train_stage(
                     loss=output.loss.item(),
                     learning_rate=learning_rate,
                     grad_norm=float(grad_norm),
-                    temperature=temperature.values(),
+                    temperature=objectives.temperature.values(),
                     **{name: value.item() for name, value in output.metrics.items()},
                     **clock.read(loader.wait_seconds),
                 )
@@ -179,49 +171,6 @@ def train_stage(
         return StageResult(folder / f"step-{step:06d}", step, interrupted=True)
     save(model_folder, step, at, resumable=False)
     return StageResult(model_folder, step, interrupted=False)
-
-
-def build_loss(config: LossConfig) -> InfoNCE:
-    """The loss that a stage's knobs describe."""
-    mask = config.document_mask
-    return InfoNCE(
-        in_batch=config.in_batch,
-        hard_negatives=config.hard_negatives,
-        duplicate_id=config.duplicate_id,
-        similarity_mask=None
-        if mask.threshold is None
-        else DocumentSimilarityMask(mask.threshold, mask.from_step, mask.max_masked_fraction),
-        hardness=Hardness(config.hardness.alpha, config.hardness.scope, config.hardness.detach),
-        symmetric=config.symmetric,
-    )
-
-
-def build_temperature(stage: StageConfig, mixture: Mixture) -> Temperature:
-    """The temperature of a stage, for the temperature groups of its mixture."""
-    config = stage.temperature
-    return Temperature(
-        mixture.temperature_groups,
-        init=config.init,
-        learnable=config.learnable,
-        per_task=config.per_task,
-        minimum=config.min,
-        maximum=config.max,
-    )
-
-
-def _split(embeddings: Tensor, batch: ContrastiveBatch) -> distributed.LocalEmbeddings:
-    ordered = embeddings[batch.place.to(embeddings.device)]  # queries, then documents
-    return distributed.LocalEmbeddings(
-        queries=ordered[: batch.num_queries],
-        documents=ordered[batch.num_queries :],
-        positive=batch.positive,
-        owner=batch.owner,
-        ids=batch.ids,
-        query_ids=batch.query_ids,
-        query_classes=batch.query_classes,
-        document_classes=batch.document_classes,
-        scores=batch.scores,
-    )
 
 
 def _total_steps(stage: StageConfig, sampler: BatchSampler) -> int:
@@ -239,16 +188,7 @@ def _total_steps(stage: StageConfig, sampler: BatchSampler) -> int:
 
 def _step_seed(seed: int, step: int) -> int:
     """Of dropout: a function of (seed, step, process), so that there is no state to save."""
-    return _hashed(f"{seed} {step} {distributed.process_rank()}")
-
-
-def _draw_seed(seed: int, step: int) -> int:
-    """Of what a loss draws: equal on all processes."""
-    return _hashed(f"loss {seed} {step}")
-
-
-def _hashed(content: str) -> int:
-    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "big") >> 1
+    return hashed_seed(f"{seed} {step} {distributed.process_rank()}")
 
 
 def _cuda_devices(encoder: Encoder) -> list[torch.device]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from mmembed.types import ContrastiveExample, MultimodalInput
@@ -19,7 +21,10 @@ COLOURS = {
 
 
 class ColourPairs:
-    """Row i: the name of a colour; a picture of it (or its name again); another colour."""
+    """Row i: the name of a colour; a picture of it (or its name again); other colours.
+
+    `rich` rows name the classes and score all documents.
+    """
 
     revision = "1"
     license = "CC0-1.0"
@@ -29,7 +34,8 @@ class ColourPairs:
         size: int = 24,
         *,
         pictures: bool = True,
-        hard_negatives: bool = False,
+        hard_negatives: int = 0,
+        rich: bool = False,
         broken_row: int | None = None,
         task: str = "retrieval",
     ) -> None:
@@ -39,6 +45,7 @@ class ColourPairs:
         self._pictures = pictures
         self._hard_negatives = hard_negatives
         self._broken_row = broken_row
+        self._rich = rich
 
     def __len__(self) -> int:
         return self._size
@@ -47,10 +54,16 @@ class ColourPairs:
         names = list(COLOURS)
         name = names[index % len(names)]
         document = self._document(name, index)
-        other = names[(index + 1) % len(names)]
-        hard = (self._document(other, index),) if self._hard_negatives else ()
+        others = [names[(index + 1 + n) % len(names)] for n in range(self._hard_negatives)]
+        rich: dict[str, Any] = {}
+        if self._rich:
+            scores = (3.0 - index % 3, *(1.0 / (2 + n) for n in range(len(others))))
+            rich = {"label": name, "negative_labels": tuple(others), "scores": scores}
         return ContrastiveExample(
-            MultimodalInput.of(f"{name} {index // len(names)}"), (document,), hard
+            MultimodalInput.of(f"{name} {index // len(names)}"),
+            (document,),
+            tuple(self._document(other, index) for other in others),
+            **rich,
         )
 
     def _document(self, name: str, index: int) -> MultimodalInput:

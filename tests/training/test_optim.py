@@ -8,6 +8,7 @@ from torch import nn
 
 from mmembed.config.recipe import StageConfig
 from mmembed.losses.temperature import Temperature
+from mmembed.training.objectives import Objectives
 from mmembed.training.optim import Schedule, build_optimizer, learning_rate_factor
 
 
@@ -42,7 +43,7 @@ def test_norms_biases_and_temperature_do_not_decay():
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
     temperature = Temperature(["a"], learnable=True)
     optimizer = build_optimizer(
-        model, temperature, stage(weight_decay=0.1, temperature={"learnable": True})
+        model, Objectives({}, temperature), stage(weight_decay=0.1, temperature={"learnable": True})
     )
     decay = {
         id(parameter): group["weight_decay"]
@@ -61,7 +62,7 @@ def test_temperature_has_its_own_learning_rate_on_the_same_schedule():
         schedule="linear",
         temperature={"learnable": True, "learning_rate": 0.4},
     )
-    optimizer = build_optimizer(model, temperature, settings)
+    optimizer = build_optimizer(model, Objectives({}, temperature), settings)
     schedule = Schedule(optimizer, settings, total_steps=10)
     assert schedule.set_step(5) == pytest.approx(0.05)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.05, 0.2])
@@ -70,6 +71,6 @@ def test_temperature_has_its_own_learning_rate_on_the_same_schedule():
 def test_frozen_parameters_are_not_given_to_the_optimizer():
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
-    optimizer = build_optimizer(model, Temperature(["a"]), stage())
+    optimizer = build_optimizer(model, Objectives({}, Temperature(["a"])), stage())
     assert [len(group["params"]) for group in optimizer.param_groups] == [1]
     assert isinstance(optimizer, torch.optim.AdamW)

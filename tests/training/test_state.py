@@ -10,9 +10,18 @@ import torch
 
 from mmembed.encoder.checkpoint import load_encoder
 from mmembed.errors import CheckpointError
+from mmembed.losses.info_nce import InfoNCE
+from mmembed.losses.quantization import QuantizationAware
+from mmembed.losses.sigmoid import Sigmoid
 from mmembed.losses.temperature import Temperature
 from mmembed.training import state
+from mmembed.training.objectives import Objectives
 from mmembed.training.state import TrainingState
+
+
+def objectives_of_two_tasks() -> Objectives:
+    losses = {"retrieval": QuantizationAware(InfoNCE(), "int8"), "qa": Sigmoid()}
+    return Objectives(losses, Temperature(["a", "b"], learnable=True, per_task=True))
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +29,8 @@ def run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """Checkpoints of steps 1 and 2 after two optimizer steps each."""
     folder = tmp_path_factory.mktemp("run")
     encoder, processor = load_encoder(tiny_checkpoint)
-    temperature = Temperature(["a", "b"], learnable=True, per_task=True)
-    parameters = [*encoder.parameters(), *temperature.parameters()]
+    objectives = objectives_of_two_tasks()
+    parameters = [*encoder.parameters(), *objectives.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
     for step in (1, 2):
         loss = sum(parameter.square().sum() for parameter in parameters)
@@ -31,7 +40,7 @@ def run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             folder / f"step-{step:06d}",
             encoder,
             processor,
-            temperature,
+            objectives,
             TrainingState(step=step, epoch=0, batch=step, fingerprint="f"),
             optimizer=optimizer,
             recipe={},
@@ -100,19 +109,23 @@ def test_half_written_folder_is_not_looked_at(copied: Path):
     assert state.latest_checkpoint(copied) == copied / "step-000001"
 
 
-def test_optimizer_and_temperature_come_back_bit_by_bit(run: Path):
+def test_optimizer_and_all_that_is_learnt_come_back_bit_by_bit(run: Path):
     encoder, _ = load_encoder(run / "step-000002")
-    temperature = Temperature(["a", "b"], learnable=True, per_task=True)
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *temperature.parameters()], lr=1e-3)
-    state.load_temperature(temperature, run / "step-000002")
-    state.load_optimizer(optimizer, encoder, temperature, run / "step-000002")
+    objectives = objectives_of_two_tasks()
+    untrained = {name: value.clone() for name, value in objectives.state_dict().items()}
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *objectives.parameters()], lr=1e-3)
+    state.load_objectives(objectives, run / "step-000002")
+    state.load_optimizer(optimizer, encoder, objectives, run / "step-000002")
     from safetensors.torch import load_file
 
     stored = load_file(run / "step-000002" / "training" / "optimizer.safetensors")
-    back = state.optimizer_tensors(optimizer, encoder, temperature)
+    back = state.optimizer_tensors(optimizer, encoder, objectives)
     assert back.keys() == stored.keys()
     assert all(torch.equal(back[name], stored[name]) for name in stored)
-    assert temperature.values()["a"] != pytest.approx(0.02, abs=1e-7)
+    trained = objectives.state_dict()
+    changed = [name for name in trained if not torch.equal(trained[name], untrained[name])]
+    assert set(changed) >= {"temperature.theta.0", "temperature.theta.1", "learnt.qa.bias"}
+    assert torch.isfinite(torch.stack(list(trained.values()))).all()
 
 
 def test_failed_save_leaves_nothing(run: Path, tmp_path: Path, tiny_checkpoint: Path):
@@ -122,7 +135,7 @@ def test_failed_save_leaves_nothing(run: Path, tmp_path: Path, tiny_checkpoint: 
             tmp_path / "step-000001",
             encoder,
             processor,
-            Temperature(["a"]),
+            Objectives({}, Temperature(["a"])),
             TrainingState(1, 0, 1, "f"),
             optimizer="not an optimizer",  # type: ignore[arg-type]
             recipe={},

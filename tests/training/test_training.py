@@ -16,6 +16,7 @@ from mmembed.config.recipe import Recipe
 from mmembed.data.loader import BatchLoader
 from mmembed.encoder.checkpoint import load_encoder, load_extra_tensors, read_description
 from mmembed.errors import ConfigError, InputError, TrainingDiverged
+from mmembed.soup.methods import slerp_fold
 from mmembed.training import stages
 from mmembed.training.metrics import read_metrics
 from mmembed.training.stages import TrainResult, training_progress
@@ -249,3 +250,62 @@ def test_old_checkpoints_are_removed_and_the_bar_reaches_the_end(
 
 def _names(folder: Path) -> Sequence[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_last_checkpoints_of_a_stage_become_one_model(tiny_checkpoint: Path, tmp_path: Path):
+    settings = recipe(
+        tiny_checkpoint,
+        "stages.0.save_every=1",
+        "soup={method: slerp, checkpoints: 4}",
+    )
+    result = train(settings, tmp_path)
+    assert [folder.name for folder in result.members] == [
+        "step-000003",
+        "step-000004",
+        "step-000005",
+        "model",
+    ]
+    members = [weights(folder) for folder in result.members]
+    merged = weights(result.model)
+    name = next(name for name in merged if name.endswith("q_proj.weight"))
+    expected = slerp_fold([member[name] for member in members])
+    torch.testing.assert_close(merged[name], expected, atol=1e-6, rtol=0)
+    assert not torch.equal(merged[name], members[-1][name])
+
+
+def test_too_few_checkpoints_are_refused(tiny_checkpoint: Path, tmp_path: Path):
+    settings = recipe(
+        tiny_checkpoint, "stages.0.save_every=4", "soup={method: linear, checkpoints: 3}"
+    )
+    with pytest.raises(ConfigError, match="has written 1 before its end; lower save_every"):
+        train(settings, tmp_path)
+
+
+def test_two_stages_become_one_model(tiny_checkpoint: Path, tmp_path: Path):
+    one = recipe(tiny_checkpoint).model_dump(mode="json")
+    two = Recipe.model_validate(
+        one
+        | {
+            "stages": [one["stages"][0], one["stages"][0] | {"seed": 5, "steps": 3}],
+            "soup": {"method": "linear", "stages": ["stage1", "stage2"], "weights": [1, 3]},
+        }
+    )
+    result = train(two, tmp_path)
+    first, second = (weights(tmp_path / name / "model") for name in ("stage1", "stage2"))
+    for name, tensor in weights(result.model).items():
+        expected = 0.25 * first[name] + 0.75 * second[name]
+        torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=0)
+
+
+def test_a_soup_can_be_weighted_by_examples(tiny_checkpoint: Path, tmp_path: Path):
+    lines = [{"query": name, "positive": f"the colour {name}"} for name in ("red", "blue", "green")]
+    examples = tmp_path / "examples.jsonl"
+    examples.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    settings = recipe(
+        tiny_checkpoint,
+        f"soup={{method: cocktail, examples: {examples}, members: [{{seed: 1}}, {{seed: 2}}]}}",
+    )
+    card = json.loads((train(settings, tmp_path / "run").model / "soup.json").read_text())
+    shares = [member["weight"] for member in card["members"]]
+    losses = [member["loss"] for member in card["members"]]
+    assert shares == pytest.approx(torch.softmax(-torch.tensor(losses) / 5, 0).tolist(), abs=1e-6)
