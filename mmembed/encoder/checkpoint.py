@@ -37,6 +37,7 @@ from mmembed.inputs.sandbox import MediaDecoder
 
 __all__ = [
     "DESCRIPTION_FILE",
+    "INT8_STEP",
     "load_encoder",
     "load_extra_tensors",
     "load_parts",
@@ -48,6 +49,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+INT8_STEP = "int8_step"  # a learnt tensor of a model folder, beside thetas
 DESCRIPTION_FILE = "mmembed.json"
 _FORMAT = 1
 Config = TypeVar("Config", bound=EncoderConfig)
@@ -125,7 +127,10 @@ def load_encoder(
     `options` and errors are those of `load_parts`.
     """
     backbone, config, processor = load_parts(path, EncoderConfig, **options)
-    return Encoder(backbone, config).to(device).eval(), processor
+    encoder = Encoder(backbone, config).to(device).eval()
+    step = load_extra_tensors(resolve_folder(path)).get(INT8_STEP)
+    encoder.int8_step = None if step is None else step.item()
+    return encoder, processor
 
 
 def load_parts(
@@ -239,8 +244,11 @@ def save_encoder(
         for name, content in processor.side_files.items():
             (aside / name).write_bytes(_with_budget(name, content, processor.config))
         _write_layout(aside, encoder, processor.config)
-        if extra_tensors:
-            tensors = {k: v.detach().cpu().contiguous() for k, v in extra_tensors.items()}
+        extra = dict(extra_tensors or {})
+        if encoder.int8_step is not None:
+            extra.setdefault(INT8_STEP, torch.tensor(encoder.int8_step))
+        if extra:
+            tensors = {k: v.detach().cpu().contiguous() for k, v in extra.items()}
             save_file(tensors, aside / EXTRA_TENSORS_FILE)
         write_description(
             aside,

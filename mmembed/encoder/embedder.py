@@ -170,7 +170,7 @@ class Embedder(LoadedModel):
             num_workers=num_workers,
         )
         vectors = run.vectors if on_error != "skip" else run.vectors[run.report.ok]
-        output: Any = quantize(vectors, precision)
+        output: Any = quantize(vectors, precision, step=self.encoder.int8_step)
         if convert_to_tensor or not convert_to_numpy:
             output = torch.from_numpy(output).to(self.device)
         if single and len(output):

@@ -34,7 +34,13 @@ class EncoderConfig(BaseModel):
 
 
 class Encoder(nn.Module):
-    """`forward(inputs)` gives (B, D) float32 rows of unit norm, with gradients."""
+    """`forward(inputs)` gives (B, D) float32 rows of unit norm, with gradients.
+
+    Attributes:
+        int8_step: of int8 embeddings, where training has learnt one.
+    """
+
+    int8_step: float | None = None
 
     def __init__(self, backbone: Backbone, config: EncoderConfig | None = None) -> None:
         super().__init__()

@@ -28,11 +28,14 @@ def project(states: Tensor, *, truncate_dim: int | None = None, normalize: bool 
     return torch.nn.functional.normalize(states, dim=-1) if normalize else states
 
 
-def quantize(embeddings: np.ndarray, precision: Precision) -> np.ndarray:
+def quantize(
+    embeddings: np.ndarray, precision: Precision, *, step: float | None = None
+) -> np.ndarray:
     """(N, D) unit float32 -> the chosen precision.
 
-    `int8` maps [-1, 1] linearly to [-127, 127] (`uint8`: to [1, 255]): a fixed range, so a vector
-    never depends on the batch it came in. `ubinary` packs the signs (x > 0) eight to a byte,
+    `int8` divides by `step`, which training has learnt, and rounds to [-127, 127] (`uint8`: to
+    [1, 255]); without one, 127 stands for 1. Either is fixed, so a vector never depends on the
+    batch it came in. `ubinary` packs the signs (x > 0) eight to a byte,
     (N, ceil(D / 8)) uint8; `binary` is the same minus 128 as int8.
 
     Raises:
@@ -46,7 +49,7 @@ def quantize(embeddings: np.ndarray, precision: Precision) -> np.ndarray:
             "'raise', or precision='float32'"
         )
     if precision in ("int8", "uint8"):
-        scaled = np.rint(np.clip(embeddings, -1.0, 1.0) * 127.0)
+        scaled = np.rint(np.clip(embeddings / (step or 1 / 127), -127.0, 127.0))
         return scaled.astype(np.int8) if precision == "int8" else (scaled + 128).astype(np.uint8)
     if precision in ("binary", "ubinary"):
         packed = np.packbits(embeddings > 0, axis=-1)

@@ -59,6 +59,12 @@ class Objectives(nn.Module):
         values: Tensor = self.temperature(groups)
         return values
 
+    @property
+    def quantizer_step(self) -> Tensor | None:
+        """The learnt step of int8 embeddings, if they are trained."""
+        found = _quantizers(self.learnt)
+        return found[0].step if found else None
+
     def loss_parameters(self) -> list[nn.Parameter]:
         """What the losses learn, without the temperature."""
         return [parameter for parameter in self.learnt.parameters() if parameter.requires_grad]
@@ -139,12 +145,16 @@ def build_temperature(stage: StageConfig, mixture: Mixture) -> Temperature:
     )
 
 
-def _share_quantizer_step(losses: nn.Module) -> None:
-    """One step for the model, whatever the number of tasks: vectors of all tasks share a space."""
-    quantizers = [
+def _quantizers(losses: nn.Module) -> list[QuantizationAware]:
+    return [
         module
         for module in losses.modules()
         if isinstance(module, QuantizationAware) and module.step is not None
     ]
-    for module in quantizers[1:]:
-        module.step = quantizers[0].step
+
+
+def _share_quantizer_step(losses: nn.Module) -> None:
+    """One step for the model, whatever the number of tasks: vectors of all tasks share a space."""
+    found = _quantizers(losses)
+    for module in found[1:]:
+        module.step = found[0].step

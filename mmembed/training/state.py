@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmembed.encoder.checkpoint import load_extra_tensors, save_encoder
+from mmembed.encoder.checkpoint import INT8_STEP, load_extra_tensors, save_encoder
 from mmembed.encoder.encoder import Encoder
 from mmembed.encoder.lora import adapted_layers, save_adapter
 from mmembed.errors import CheckpointError
@@ -189,9 +189,11 @@ def objective_tensors(objectives: Objectives) -> dict[str, Tensor]:
     """theta of each task, and what the losses learn, under their names in a model folder."""
     thetas = objectives.temperature.named_theta()
     learnt = objectives.learnt.state_dict()
-    return {_THETA + name: theta for name, theta in thetas.items()} | {
+    tensors = {_THETA + name: theta for name, theta in thetas.items()} | {
         _LEARNT + name: value.detach().clone() for name, value in learnt.items()
     }
+    step = objectives.quantizer_step
+    return tensors if step is None else tensors | {INT8_STEP: step.detach().abs().clone()}
 
 
 def load_objectives(objectives: Objectives, folder: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 
 from mmembed.config.objective import LossConfig
 from mmembed.config.recipe import Recipe
-from mmembed.encoder.checkpoint import load_extra_tensors
+from mmembed.encoder.checkpoint import load_extra_tensors, save_encoder
+from mmembed.encoder.embedder import Embedder
 from mmembed.errors import ConfigError
 from mmembed.losses.cosent import CoSENT
 from mmembed.losses.info_nce import InfoNCE
@@ -149,6 +150,22 @@ def test_data_that_cannot_feed_the_loss_is_refused_before_the_first_step(
             cpu=True,
         )
     assert not (tmp_path / "stage1" / "metrics.jsonl").exists()
+
+
+def test_int8_vectors_use_the_step_that_was_learnt(tiny_checkpoint: Path, tmp_path: Path):
+    import numpy as np
+
+    result = stages.train(recipe(tiny_checkpoint, LOSSES["int8"]), output=tmp_path, cpu=True)
+    step = load_extra_tensors(result.model)["int8_step"].item()
+    with Embedder.from_pretrained(result.model, device="cpu") as embedder:
+        exact = embedder.encode(["red", "blue"])
+        coarse = embedder.encode(["red", "blue"], precision="int8")
+        # a folder saved from the loaded model keeps it
+        save_encoder(tmp_path / "again", embedder.encoder, embedder.processor)
+    assert load_extra_tensors(tmp_path / "again")["int8_step"].item() == step
+    assert step > 0
+    np.testing.assert_array_equal(coarse, np.rint(np.clip(exact / step, -127, 127)))
+    assert not np.array_equal(coarse, np.rint(exact * 127))
 
 
 def test_tasks_share_one_quantiser_step():
