@@ -32,6 +32,7 @@ __all__ = [
     "Series",
     "TaskResult",
     "series_of_metrics",
+    "write_page",
     "write_report",
 ]
 
@@ -127,10 +128,24 @@ def write_report(path: Path, report: Report) -> Path:
     Raises:
         ValueError: rows of the results table or of the matrix do not fit together.
     """
-    page = "<!DOCTYPE html>\n" + _page(report) + "\n"
+    return write_page(path, report.title, _body(report))
+
+
+def write_page(path: Path, title: str, body: Child) -> Path:
+    """Write a page of this style that stands alone; `title` is also its first heading."""
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name_="color-scheme", content="light dark"),
+        element("title", title),
+        element("style", Markup(_STYLE.read_text(encoding="utf-8"))),
+    )
+    main = element("main", element("h1", title), body)
+    page = element("html", head, element("body", main), lang="en")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", newline="\n")
+    path.write_text(f"<!DOCTYPE html>\n{page}\n", encoding="utf-8", newline="\n")
     return path
 
 
@@ -161,9 +176,8 @@ def series_of_metrics(
 # -- the page ---------------------------------------------------------------------------------
 
 
-def _page(report: Report) -> Markup:
+def _body(report: Report) -> list[Child]:
     body: list[Child] = [
-        element("h1", report.title),
         element("section", [element("p", text) for text in report.summary], class_="summary"),
     ]
     if report.results:
@@ -188,15 +202,7 @@ def _page(report: Report) -> Markup:
     if report.attribution:
         notes = [element("p", text) for text in report.attribution]
         body.append(element("footer", notes))
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name_="color-scheme", content="light dark"),
-        element("title", report.title),
-        element("style", Markup(_STYLE.read_text(encoding="utf-8"))),
-    )
-    return element("html", head, element("body", element("main", body)), lang="en")
+    return body
 
 
 def _section(title: str, *children: Child) -> Markup:

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from html import escape
 from typing import TypeAlias
 
-__all__ = ["Child", "LineChart", "Markup", "Series", "element", "line_chart"]
+__all__ = [
+    "Child",
+    "LineChart",
+    "Markup",
+    "Series",
+    "element",
+    "line_chart",
+    "span",
+    "ticks",
+]
 
 _VOID = frozenset({"meta", "img", "br", "hr", "link", "input"})
 # Control characters are no XML, not even escaped; a lone surrogate has no bytes in UTF-8.
@@ -92,10 +101,10 @@ def line_chart(chart: LineChart) -> Markup:
     title = element("figcaption", element("strong", chart.title))
     if not everything:
         return element("figure", title, element("p", "no data", class_="muted"), class_="chart")
-    x_low, x_high = _span([x for x, _ in everything])
-    y_ticks = _ticks(*_span([y for _, y in everything]))
+    x_low, x_high = span([x for x, _ in everything])
+    y_ticks = ticks(*span([y for _, y in everything]))
     y_low, y_high = y_ticks[0], y_ticks[-1]
-    x_ticks = [tick for tick in _ticks(x_low, x_high) if x_low <= tick <= x_high]
+    x_ticks = [tick for tick in ticks(x_low, x_high) if x_low <= tick <= x_high]
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
@@ -166,7 +175,8 @@ def _finite(series: Series) -> list[tuple[float, float]]:
     ]
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
+def span(values: Sequence[float]) -> tuple[float, float]:
+    """The least and the largest value; around a single value, some room."""
     low, high = min(values), max(values)
     if high - low < 1e-9 * max(1.0, abs(high)):
         margin = abs(high) * 0.1 or 0.5
@@ -174,7 +184,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Round numbers, four to eight, that enclose the interval."""
     raw = (high - low) / 5
     magnitude = 10.0 ** math.floor(math.log10(raw))

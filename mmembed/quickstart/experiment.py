@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +10,14 @@ from pydantic import Field
 from mmembed.config.files import find_config, load_recipe, read_yaml
 from mmembed.config.recipe import Recipe
 from mmembed.config.validation import StrictModel, validate
-from mmembed.errors import ConfigError
+from mmembed.evaluation.references import Reference, TaskEntry
 
 __all__ = [
     "Experiment",
     "MatrixEntry",
-    "Reference",
-    "TaskEntry",
     "load_experiment",
-    "resolve",
     "scaled_recipe",
 ]
-
-
-class Reference(StrictModel):
-    """Something to call: `package.module:name` with keyword arguments."""
-
-    reference: str
-    arguments: dict[str, Any] = Field(default_factory=dict)
-
-    def call(self, *positional: Any) -> Any:
-        return resolve(self.reference)(*positional, **self.arguments)
-
-
-class TaskEntry(Reference):
-    """A row of the results table."""
-
-    title: str
 
 
 class MatrixEntry(StrictModel):
@@ -90,17 +69,3 @@ def scaled_recipe(
             overrides.append(f"stages.{number}.steps={steps}")
         recipe = load_recipe(experiment.recipe, overrides=overrides)
     return recipe
-
-
-def resolve(reference: str) -> Callable[..., Any]:
-    """The function or class behind `package.module:name`, from an installed module.
-
-    Raises:
-        ConfigError: no such module or name.
-    """
-    module_name, _, name = reference.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigError(f"{reference!r} cannot be resolved: {error}") from error
-    return found

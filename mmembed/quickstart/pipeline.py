@@ -20,9 +20,10 @@ from mmembed.encoder.embedder import Embedder
 from mmembed.encoder.scratch import create_checkpoint
 from mmembed.errors import SpaceMismatchError
 from mmembed.evaluation.html_report import Example, Report, write_report
+from mmembed.evaluation.references import resolve
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.quickstart import pages
-from mmembed.quickstart.experiment import Experiment, load_experiment, resolve, scaled_recipe
+from mmembed.quickstart.experiment import Experiment, load_experiment, scaled_recipe
 from mmembed.quickstart.judge import Judgement, judge
 from mmembed.search.corpus import index_folder
 from mmembed.search.index import ExactIndex

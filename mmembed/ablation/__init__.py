@@ -1,0 +1,1 @@
+"""A grid of recipe changes x data x seeds, and what its differences amount to."""
