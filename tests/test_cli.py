@@ -16,7 +16,18 @@ import mmembed
 from mmembed.cli import app
 from tests import media_files
 
-COMMANDS = ("quickstart", "train", "soup", "soup-card", "encode", "index", "search")
+COMMANDS = (
+    "quickstart",
+    "train",
+    "soup",
+    "soup-card",
+    "encode",
+    "rank",
+    "index",
+    "search",
+    "ablate",
+    "recipe",
+)
 
 
 def run(*arguments: Any) -> Any:

@@ -19,7 +19,8 @@ from pydantic import Field, model_validator
 
 from mmembed.ablation.judge import METRICS
 from mmembed.config.files import find_config, load_recipe, parse_recipe, read_yaml
-from mmembed.config.recipe import Recipe, SoupConfig, StageConfig
+from mmembed.config.recipe import Recipe, SoupConfig
+from mmembed.config.stage import StageConfig
 from mmembed.config.validation import StrictModel, did_you_mean, validate
 from mmembed.errors import ConfigError
 from mmembed.evaluation.references import Reference, TaskEntry

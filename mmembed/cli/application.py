@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmembed import __version__
+from mmembed.cli.ablate import ablate
 from mmembed.cli.console import say
 from mmembed.cli.encode import encode
 from mmembed.cli.index import index
@@ -83,6 +84,6 @@ def _options(
     """
 
 
-for _command in (quickstart, train, soup, soup_card, encode, rank, index, search):
+for _command in (quickstart, train, soup, soup_card, encode, rank, index, search, ablate):
     app.command()(_command)
 app.add_typer(recipe, name="recipe")

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mmembed.config.objective import LossConfig
-from mmembed.config.recipe import ModelConfig, Recipe, StageConfig
+from mmembed.config.recipe import ModelConfig, Recipe
+from mmembed.config.stage import StageConfig
 from mmembed.data.mixture import Mixture, build_mixture
 from mmembed.data.sampler import group_shares
 from mmembed.errors import ConfigError

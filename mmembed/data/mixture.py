@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmembed.config.recipe import DataConfig
+from mmembed.config.stage import DataConfig
 from mmembed.data.adapter import DatasetAdapter, check_example, resolve_adapter
 from mmembed.errors import ConfigError
 from mmembed.inputs.contrastive import TrainingRow, document_id, named_id

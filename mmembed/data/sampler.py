@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmembed.config.recipe import SamplingConfig
+from mmembed.config.stage import SamplingConfig
 from mmembed.data.mixture import Mixture
 from mmembed.errors import ConfigError
 from mmembed.types import Task

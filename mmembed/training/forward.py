@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mmembed.config.recipe import StageConfig
+from mmembed.config.stage import StageConfig
 from mmembed.data.mixture import Mixture
 from mmembed.data.sampler import GlobalBatch
 from mmembed.encoder.encoder import Encoder

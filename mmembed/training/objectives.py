@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmembed.config.objective import LossConfig
-from mmembed.config.recipe import StageConfig
+from mmembed.config.stage import StageConfig
 from mmembed.data.mixture import Mixture
 from mmembed.losses.cosent import CoSENT
 from mmembed.losses.distillation import Distillation

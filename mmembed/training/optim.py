@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from mmembed.config.recipe import StageConfig
+from mmembed.config.stage import StageConfig
 from mmembed.errors import ConfigError
 from mmembed.training.objectives import Objectives
 

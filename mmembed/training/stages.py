@@ -33,7 +33,8 @@ from rich.progress import (
 from rich.text import Text
 
 from mmembed.config.files import dump_recipe, parse_recipe
-from mmembed.config.recipe import ModelConfig, Recipe, SoupConfig, StageConfig
+from mmembed.config.recipe import ModelConfig, Recipe, SoupConfig
+from mmembed.config.stage import StageConfig
 from mmembed.data.conformance import check_stage, width_of
 from mmembed.data.mixture import build_mixture
 from mmembed.encoder.checkpoint import load_encoder, resolve_folder

@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from rich.progress import Progress
 
-from mmembed.config.recipe import StageConfig
+from mmembed.config.stage import StageConfig
 from mmembed.data.loader import BatchLoader
 from mmembed.data.mixture import Mixture
 from mmembed.data.sampler import BatchSampler, GlobalBatch

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmembed.config.recipe import SamplingConfig
+from mmembed.config.stage import SamplingConfig
 from mmembed.data.mixture import Mixture, MixtureEntry
 from mmembed.data.sampler import BatchSampler, group_shares
 from mmembed.errors import ConfigError

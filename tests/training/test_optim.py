@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmembed.config.recipe import StageConfig
+from mmembed.config.stage import StageConfig
 from mmembed.losses.temperature import Temperature
 from mmembed.training.objectives import Objectives
 from mmembed.training.optim import Schedule, build_optimizer, learning_rate_factor

@@ -1,0 +1,166 @@
+"""Schema of one stage of training: its data, schedule, loss and temperature.
+
+Every knob's neutral value means "off".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from mmembed.config.lora import LoraConfig
+from mmembed.config.objective import LossConfig
+from mmembed.config.validation import StrictModel, merge
+from mmembed.types import Task
+
+__all__ = ["DataConfig", "SamplingConfig", "StageConfig", "TemperatureConfig"]
+
+
+class DataConfig(StrictModel):
+    """One entry of a mixture.
+
+    Args:
+        adapter: `package.module:Name`, resolved from installed modules.
+        arguments: keyword arguments of the adapter.
+        name: what logs and errors call it; the adapter's own name if None.
+        weight: passes over the (capped) rows in one epoch: 2 = twice, 0.5 = a random half.
+        cap: use at most this many rows, chosen by the seed.
+        group: entries of one group share batches; each entry is its own group if None.
+        temperature_group: rows share the learnt temperature of this name; the task if None.
+        query_instruction, document_instruction: for items that bring none themselves.
+    """
+
+    adapter: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    name: str | None = None
+    weight: float = Field(default=1.0, gt=0)
+    cap: int | None = Field(default=None, ge=1)
+    group: str | None = None
+    temperature_group: str | None = None
+    query_instruction: str | None = None
+    document_instruction: str | None = None
+
+
+class SamplingConfig(StrictModel):
+    """How often each group of the mixture gives the batch.
+
+    Args:
+        exponent: a group is drawn with probability size^exponent / sum, size after caps and
+            weights; None = every row once in an epoch.
+        task_shares: share of the batches that groups of a task get together, e.g.
+            `{retrieval: 0.72}`; tasks that are not named share the rest by size^exponent.
+    """
+
+    exponent: float | None = Field(default=None, ge=0)
+    task_shares: dict[Task, float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> SamplingConfig:
+        if self.task_shares and self.exponent is None:
+            raise ValueError("task_shares need an exponent; 1 draws groups by their size")
+        if any(share < 0 for share in self.task_shares.values()) or (
+            sum(self.task_shares.values()) > 1 + 1e-9
+        ):
+            raise ValueError("task_shares must be >= 0 and sum to at most 1")
+        return self
+
+
+class TemperatureConfig(StrictModel):
+    """tau of the scores: fixed or learnable, for the model or for each task."""
+
+    init: float = Field(default=0.02, gt=0)
+    learnable: bool = False
+    per_task: bool = False
+    min: float = Field(default=0.01, gt=0)
+    max: float = Field(default=0.2, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _inside(self) -> TemperatureConfig:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        if self.learnable and not self.min <= self.init <= self.max:
+            raise ValueError(f"init {self.init} is outside [{self.min}, {self.max}]")
+        return self
+
+
+class StageConfig(StrictModel):
+    """One training run: a mixture, a schedule, a loss.
+
+    Args:
+        name: its folder in the run; `stage1`, `stage2`, ... if None.
+        steps, epochs: the length; exactly one of them.
+        batch_size: queries in a global batch.
+        batch_sizes: by task, where it differs from `batch_size`.
+        max_query_tokens, max_document_tokens: of an item of that role; None = `model.max_tokens`.
+        warmup_ratio: share of the steps with a linearly rising learning rate.
+        max_grad_norm: gradients are scaled down to this norm; None = off.
+        dtype: bfloat16 = autocast; weights and optimizer stay float32.
+        loss: of every task that `losses` does not name.
+        losses: by task of the batch, each a whole `LossConfig` merged over `loss`.
+        sampling: which group gives the next batch.
+        lora: train low-rank updates; they are merged into the model folder.
+        freeze: parts whose parameter names start so are not trained (`visual`, ...).
+        save_every: steps between checkpoints; None = only the end.
+        seed: of the data order; the recipe's if None.
+        num_workers: threads that decode and tokenise ahead; 0 = in the training loop.
+        prepared_cache_mb: memory for prepared items that come again in later epochs; 0 = off.
+    """
+
+    name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
+    data: tuple[DataConfig, ...] = Field(min_length=1)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=256, ge=1)
+    batch_sizes: dict[Task, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    max_query_tokens: int | None = Field(default=None, ge=8)
+    max_document_tokens: int | None = Field(default=None, ge=8)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    loss: LossConfig = LossConfig()
+    losses: dict[Task, LossConfig] = Field(default_factory=dict)
+    sampling: SamplingConfig = SamplingConfig()
+    lora: LoraConfig = LoraConfig()
+    temperature: TemperatureConfig = TemperatureConfig()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    freeze: tuple[str, ...] = ()
+    save_every: int | None = Field(default=None, ge=1)
+    log_every: int = Field(default=1, ge=1)
+    seed: int | None = None
+    num_workers: int = Field(default=1, ge=0)
+    prepared_cache_mb: int = Field(default=0, ge=0)
+
+    @staticmethod
+    def idle_fields() -> set[str]:
+        """Settings without effect on the weights."""
+        return {"name", "save_every", "log_every", "num_workers", "prepared_cache_mb"}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _losses_over_loss(cls, fields: Any) -> Any:
+        """`losses.sts` says only what differs from `loss`."""
+        if not isinstance(fields, dict) or not isinstance(fields.get("losses"), dict):
+            return fields
+        under = fields.get("loss") or {}
+        merged = {
+            task: merge(under, over) if isinstance(over, dict) and isinstance(under, dict) else over
+            for task, over in fields["losses"].items()
+        }
+        return {**fields, "losses": merged}
+
+    def loss_of(self, task: Task) -> LossConfig:
+        return self.losses.get(task, self.loss)
+
+    def batch_size_of(self, task: Task) -> int:
+        return self.batch_sizes.get(task, self.batch_size)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> StageConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give steps or epochs, exactly one of them")
+        return self
