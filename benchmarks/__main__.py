@@ -22,6 +22,7 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks.isolation import compare_isolation, isolation_markdown
 from benchmarks.items import make_pictures, make_texts, save_pictures
 from benchmarks.losses import compare_losses, losses_markdown
 from benchmarks.measurement import Cost, compare, spread
@@ -43,7 +44,7 @@ TINY: dict[str, Any] = {
     "vision_heads": 4,
 }
 PROMPT_WORDS = "system user assistant You are a helpful assistant. Represent this in one word."
-Suite = Literal["text", "image", "loss"]
+Suite = Literal["text", "image", "loss", "isolation"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console()
@@ -84,6 +85,9 @@ def run(
     if suite == "loss":
         given_sizes = [int(size) for size in sizes.split(",")]
         _run_losses(given_sizes, width=width, rounds=rounds, threads=threads, output=output)
+        return
+    if suite == "isolation":
+        _run_isolation(rounds=rounds, output=output)
         return
     if against not in PEERS:
         raise typer.BadParameter(f"{against!r} is unknown; known: {', '.join(PEERS)}")
@@ -135,6 +139,22 @@ def _run_losses(
         "machine": _machine("sentence-transformers") | ({"threads": threads} if threads else {}),
     }
     _write(record, losses_markdown(results), output)
+
+
+def _run_isolation(*, rounds: int, output: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        results = compare_isolation(
+            Path(scratch),
+            rounds=rounds,
+            progress=lambda done: console.print(done, highlight=False),
+        )
+    record = {
+        **_when(),
+        "suite": "isolation",
+        "results": results,
+        "machine": _machine("sentence-transformers"),
+    }
+    _write(record, isolation_markdown(results), output)
 
 
 def _write(record: dict[str, Any], table: str, output: Path) -> None:
