@@ -211,6 +211,17 @@ def test_impossible_soup_is_refused(soup: str, message: str):
         parse_recipe(MINIMAL + f"soup: {soup}\n")
 
 
+def test_the_distance_of_checkpoints_is_part_of_a_recipe_that_averages_them():
+    def fingerprint(save_every: int, checkpoints: int | None) -> str:
+        fields = load_recipe("tiny").model_dump(mode="json")
+        fields["stages"][-1]["save_every"] = save_every
+        fields["soup"] = {"method": checkpoints and "linear", "checkpoints": checkpoints}
+        return Recipe.model_validate(fields).fingerprint(2)
+
+    assert fingerprint(5, None) == fingerprint(6, None)
+    assert fingerprint(5, 2) != fingerprint(6, 2)
+
+
 def test_renaming_a_recipe_or_logging_more_often_keeps_its_fingerprint():
     recipe = parse_recipe(MINIMAL)
     same = parse_recipe(MINIMAL, overrides=["name=other", "stages.0.log_every=5"])

@@ -187,4 +187,6 @@ class Recipe(StrictModel):
             "model": self.model.model_dump(mode="json"),
             "stages": [entry.model_dump(mode="json", exclude=idle) for entry in stages],
         }
+        if num_stages == len(self.stages) and self.soup.checkpoints is not None:
+            content["save_every"] = stages[-1].save_every  # says what is averaged
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
