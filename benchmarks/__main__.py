@@ -27,6 +27,7 @@ from benchmarks.items import make_pictures, make_texts, save_pictures
 from benchmarks.losses import compare_losses, losses_markdown
 from benchmarks.measurement import Cost, compare, spread
 from benchmarks.peers import PEERS, load_ours
+from benchmarks.training import compare_training, training_markdown
 from mmembed.encoder.checkpoint import load_encoder, save_encoder
 from mmembed.encoder.scratch import create_checkpoint
 
@@ -44,7 +45,7 @@ TINY: dict[str, Any] = {
     "vision_heads": 4,
 }
 PROMPT_WORDS = "system user assistant You are a helpful assistant. Represent this in one word."
-Suite = Literal["text", "image", "loss", "isolation"]
+Suite = Literal["text", "image", "loss", "isolation", "train"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console()
@@ -75,16 +76,20 @@ def run(
         tuple[int, int], typer.Option(help="Least and most tokens of one image.")
     ] = (4, 256),
     threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
-    sizes: Annotated[str, typer.Option(help="Of the loss suite: queries in a batch.")] = (
-        "4096,8192,16384"
-    ),
+    sizes: Annotated[
+        str | None, typer.Option(help="Of the suites loss and train: queries in a batch.")
+    ] = None,
     width: Annotated[int, typer.Option(min=1, help="Of the loss suite: of embeddings.")] = 1024,
     output: Annotated[Path, typer.Option(help="Folder of the JSON results.")] = RESULTS,
 ) -> None:
     """Encode the same items with both sides in turn and report ratios."""
     if suite == "loss":
-        given_sizes = [int(size) for size in sizes.split(",")]
+        given_sizes = _numbers(sizes or "4096,8192,16384")
         _run_losses(given_sizes, width=width, rounds=rounds, threads=threads, output=output)
+        return
+    if suite == "train":
+        given_sizes = _numbers(sizes or "256,1024,4096")
+        _run_training(given_sizes, rounds=rounds, threads=threads, output=output)
         return
     if suite == "isolation":
         _run_isolation(rounds=rounds, output=output)
@@ -139,6 +144,31 @@ def _run_losses(
         "machine": _machine("sentence-transformers") | ({"threads": threads} if threads else {}),
     }
     _write(record, losses_markdown(results), output)
+
+
+def _numbers(listed: str) -> list[int]:
+    return [int(number) for number in listed.split(",")]
+
+
+def _run_training(sizes: list[int], *, rounds: int, threads: int | None, output: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, parameters = _model_folder(Path(scratch), (4, 256))
+        results = compare_training(
+            folder,
+            sizes,
+            rounds=rounds,
+            threads=threads,
+            progress=lambda done: console.print(done, highlight=False),
+        )
+    record = {
+        **_when(),
+        "suite": "train",
+        "parameters": parameters,
+        "model": TINY,
+        "results": results,
+        "machine": _machine("sentence-transformers") | ({"threads": threads} if threads else {}),
+    }
+    _write(record, training_markdown(results), output)
 
 
 def _run_isolation(*, rounds: int, output: Path) -> None:

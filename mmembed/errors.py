@@ -12,7 +12,7 @@ MMEmbedError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 __all__ = [
@@ -149,17 +149,29 @@ class StoreError(MMEmbedError, ValueError):
 
 
 class TrainingDiverged(MMEmbedError, RuntimeError):  # noqa: N818  the field's word
-    """A loss or gradient norm is not finite. Raised before any weight changes."""
+    """A loss or gradient norm is not finite. Raised before any weight changes.
 
-    def __init__(self, *, step: int, loss: float, grad_norm: float, source: str) -> None:
+    Attributes:
+        rows: of the global batch by data set.
+    """
+
+    def __init__(
+        self, *, step: int, loss: float, grad_norm: float, rows: Mapping[str, Sequence[int]]
+    ) -> None:
         self.step = step
         self.loss = loss
         self.grad_norm = grad_norm
-        self.source = source
+        self.rows = rows
+        named = "; ".join(f"{name}: rows {_some(numbers)}" for name, numbers in rows.items())
         super().__init__(
-            f"step {step} ({source}): loss {loss}, gradient norm {grad_norm}; no weight was "
+            f"step {step} ({named}): loss {loss}, gradient norm {grad_norm}; no weight was "
             "changed. Lower learning_rate, raise warmup_ratio, or inspect this batch."
         )
+
+
+def _some(numbers: Sequence[int], shown: int = 32) -> str:
+    more = f" and {len(numbers) - shown} more" if len(numbers) > shown else ""
+    return ", ".join(map(str, numbers[:shown])) + more
 
 
 class MissingDependencyError(MMEmbedError, ImportError):

@@ -19,6 +19,7 @@ from tests import media_files
 COMMANDS = (
     "quickstart",
     "train",
+    "report",
     "soup",
     "soup-card",
     "encode",

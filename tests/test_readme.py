@@ -44,25 +44,47 @@ def write_media(folder: Path) -> None:
 
 
 def test_the_python_examples_run(
-    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_checkpoint: Path, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_media(tmp_path)
     monkeypatch.chdir(tmp_path)
     code = "\n".join(blocks("python"))
-    assert code.count("path/or/hub-id") == 1
+    for name, folder in (("path/or/hub-id", tiny_checkpoint), ("path/or/reranker", tiny_reranker)):
+        assert code.count(name) == 1
+        code = code.replace(name, str(folder))
     scope: dict[str, object] = {}
-    exec(compile(code.replace("path/or/hub-id", str(tiny_checkpoint)), "README.md", "exec"), scope)
+    exec(compile(code, "README.md", "exec"), scope)
     report = scope["report"]
     assert report.ok.all()  # type: ignore[attr-defined]
     assert np.asarray(scope["vectors"]).shape[0] == 8
+    assert [len(scope[name]) for name in ("ranked", "scores")] == [2, 2]  # type: ignore[arg-type]
     scope["embedder"].close()  # type: ignore[attr-defined]
+    scope["reranker"].close()  # type: ignore[attr-defined]
+
+
+def test_the_data_and_recipe_of_ones_own_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [data] = (block for block in blocks("python") if "class Capitals" in block)
+    [recipe] = blocks("yaml")
+    (tmp_path / "my_data.py").write_text(data, "utf-8")
+    (tmp_path / "my-recipe.yaml").write_text(recipe, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = CliRunner().invoke(app, ["recipe", "check", str(tmp_path / "my-recipe.yaml")])
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert result.stdout.strip() in " ".join(README.split())
 
 
 def test_the_shell_examples_name_commands_and_options_that_exist() -> None:
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     commands = [line.split("#")[0].split() for line in lines if line.startswith("mmembed ")]
-    assert {words[1] for words in commands} == {"train", "soup", "encode", "index", "search"}
+    shown = {words[1] for words in commands}
+    assert {"train", "recipe", "soup", "encode", "rank", "index", "search", "ablate"} <= shown
     for words in commands:
-        help_text = CliRunner().invoke(app, [words[1], "--help"]).output
+        name = words[1:3] if words[1] == "recipe" else words[1:2]
+        result = CliRunner().invoke(app, [*name, "--help"])
+        assert result.exit_code == 0, words
+        help_text = result.output
         for option in (word for word in words if word.startswith("--")):
             assert option in help_text, (words, option)

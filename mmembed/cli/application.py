@@ -1,7 +1,8 @@
 """The application: its commands in the order of the help, and how errors end it.
 
 Nothing heavy is imported before a command runs, so that `mmembed --help` answers at once. Exit
-codes: 0 all done, 2 refused or done with failed items, 130 interrupted.
+codes: 0 all done, 2 refused or done with failed items, 3 training diverged, 130 interrupted by
+Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from mmembed.cli.index import index
 from mmembed.cli.quickstart import quickstart
 from mmembed.cli.rank import rank
 from mmembed.cli.recipe import recipe
+from mmembed.cli.report import report
 from mmembed.cli.search import search
 from mmembed.cli.soup import soup, soup_card
 from mmembed.cli.train import train
-from mmembed.errors import MMEmbedError
+from mmembed.errors import MMEmbedError, TrainingDiverged
 
 __all__ = ["app", "main"]
 
@@ -40,6 +42,9 @@ class _Commands(TyperGroup):
             raise typer.Exit(130) from None
         except BrokenPipeError:  # `mmembed search ... | head`: typer ends quietly
             raise
+        except TrainingDiverged as error:
+            say(f"error: {error}")
+            raise typer.Exit(3) from None
         except (MMEmbedError, OSError) as error:
             say(f"error: {error}")
             raise typer.Exit(2) from None
@@ -84,6 +89,6 @@ def _options(
     """
 
 
-for _command in (quickstart, train, soup, soup_card, encode, rank, index, search, ablate):
+for _command in (quickstart, train, report, soup, soup_card, encode, rank, index, search, ablate):
     app.command()(_command)
 app.add_typer(recipe, name="recipe")

@@ -10,7 +10,10 @@ from mmembed.cli.console import say
 
 __all__ = ["recipe"]
 
-recipe = typer.Typer(no_args_is_help=True, help="List, show, compare and check recipes.")
+recipe = typer.Typer(
+    no_args_is_help=True,
+    help="List, show, compare and check recipes.\n\n\b\nExample:\n  mmembed recipe show tiny",
+)
 
 Name = Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled one.")]
 Overrides = Annotated[

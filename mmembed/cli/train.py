@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from mmembed.cli.console import say
 
 __all__ = ["train"]
 
@@ -17,8 +19,16 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe."),
     ] = None,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(help="Mirror the metrics: tensorboard, wandb or trackio; may be repeated."),
+    ] = None,
+    resume: Annotated[
+        Literal["auto", "never", "must"],
+        typer.Option(help="never refuses a folder that holds a run, must one that holds none."),
+    ] = "auto",
 ) -> None:
-    """Run the stages of a recipe.
+    """Run the stages of a recipe; the same command goes on after Ctrl-C, SIGTERM or a crash.
 
     \b
     Example:
@@ -28,10 +38,18 @@ def train(
 
     from mmembed.config.files import load_recipe
     from mmembed.training import stages
+    from mmembed.training.progress import training_progress
 
     resolved = load_recipe(recipe, overrides=overrides or [])
-    with stages.training_progress(console=Console(stderr=True)) as progress:
-        result = stages.train(resolved, output=output, progress=progress)
+    with training_progress(console=Console(stderr=True)) as progress:
+        result = stages.train(
+            resolved,
+            output=output,
+            progress=progress,
+            resume=resume,
+            trackers=tracker or (),
+        )
     typer.echo(result.model)
-    if result.interrupted:
-        raise KeyboardInterrupt
+    if result.stopped_by is not None:
+        say("interrupted; run the same command again to go on")
+        raise typer.Exit(128 + result.stopped_by)

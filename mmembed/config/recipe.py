@@ -143,6 +143,11 @@ class Recipe(StrictModel):
         every = self.stages[-1].save_every
         if self.soup.checkpoints is not None and every is None:
             raise ValueError("soup.checkpoints needs checkpoints: set save_every of the last stage")
+        if self.soup.checkpoints is not None and self.stages[-1].keep_best is not None:
+            raise ValueError(
+                "soup.checkpoints averages up to the end of the last stage, and keep_best replaces "
+                "that end; give one of them"
+            )
         return self
 
     @property
@@ -181,11 +186,14 @@ class Recipe(StrictModel):
         stages = list(self.stages[:num_stages])
         if stage is not None:
             stages[-1] = stage
-        idle = StageConfig.idle_fields()
+        idle, looking = StageConfig.idle_fields(), StageConfig.looking_fields()
         content = {
             "seed": self.seed,
             "model": self.model.model_dump(mode="json"),
-            "stages": [entry.model_dump(mode="json", exclude=idle) for entry in stages],
+            "stages": [
+                entry.model_dump(mode="json", exclude=idle - looking if entry.keep_best else idle)
+                for entry in stages
+            ],
         }
         if num_stages == len(self.stages) and self.soup.checkpoints is not None:
             content["save_every"] = stages[-1].save_every  # says what is averaged

@@ -50,10 +50,16 @@ class SamplingConfig(StrictModel):
             weights; None = every row once in an epoch.
         task_shares: share of the batches that groups of a task get together, e.g.
             `{retrieval: 0.72}`; tasks that are not named share the rest by size^exponent.
+        sub_batch_size: a batch is made of sub-batches of so many rows, each of one group, from
+            the groups of one task; the contrast is over the whole batch. None = one group.
+        distinct: what no two rows of a batch share: `documents` by their ids, or also `contents`
+            of queries and positives under whatever ids (reads every row and file once to plan).
     """
 
     exponent: float | None = Field(default=None, ge=0)
     task_shares: dict[Task, float] = Field(default_factory=dict)
+    sub_batch_size: int | None = Field(default=None, ge=1)
+    distinct: Literal["documents", "contents"] = "documents"
 
     @model_validator(mode="after")
     def _shares_fit(self) -> SamplingConfig:
@@ -97,15 +103,29 @@ class StageConfig(StrictModel):
         warmup_ratio: share of the steps with a linearly rising learning rate.
         max_grad_norm: gradients are scaled down to this norm; None = off.
         dtype: bfloat16 = autocast; weights and optimizer stay float32.
+        chunk_tokens: the batch runs in chunks of so many tokens, patch rows of pictures included;
+            memory no longer grows with `batch_size`. None = all at once.
+        gradient_checkpointing: keep less of the forward pass and compute it twice.
         loss: of every task that `losses` does not name.
         losses: by task of the batch, each a whole `LossConfig` merged over `loss`.
         sampling: which group gives the next batch.
         lora: train low-rank updates; they are merged into the model folder.
         freeze: parts whose parameter names start so are not trained (`visual`, ...).
         save_every: steps between checkpoints; None = only the end.
+        evaluation: rows that are not trained on. The queries of an entry look for their positives
+            among all positives and hard negatives of that entry; `cap` bounds the cost.
+        evaluate_every: steps between these searches; they also run before the first step and at
+            the end. None = only there.
+        keep_best: a metric of `evaluation`, e.g. `evaluation/<name>/MRR`: the model of the stage is
+            the evaluated step with its highest value; None = the last step.
+        keep_checkpoints: the newest so many stay, and the best one where there are scores.
         seed: of the data order; the recipe's if None.
         num_workers: threads that decode and tokenise ahead; 0 = in the training loop.
         prepared_cache_mb: memory for prepared items that come again in later epochs; 0 = off.
+        prepared_ahead_mb: batches are prepared ahead while they fit in so much memory; one always.
+        on_bad_row: a row whose media or text cannot be used: stop, or put another row of its group
+            in its place and write it to `skipped.jsonl`.
+        max_bad_fraction: stop when more of the rows are bad, counted over at least 200.
     """
 
     name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
@@ -128,17 +148,35 @@ class StageConfig(StrictModel):
     lora: LoraConfig = LoraConfig()
     temperature: TemperatureConfig = TemperatureConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
+    chunk_tokens: int | None = Field(default=None, ge=1)
+    gradient_checkpointing: bool = False
     freeze: tuple[str, ...] = ()
     save_every: int | None = Field(default=None, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
     log_every: int = Field(default=1, ge=1)
+    evaluation: tuple[DataConfig, ...] = ()
+    evaluate_every: int | None = Field(default=None, ge=1)
+    keep_best: str | None = None
     seed: int | None = None
     num_workers: int = Field(default=1, ge=0)
     prepared_cache_mb: int = Field(default=0, ge=0)
+    prepared_ahead_mb: int = Field(default=8192, ge=0)
+    on_bad_row: Literal["raise", "skip"] = "raise"
+    max_bad_fraction: float = Field(default=0.05, ge=0, le=1)
 
     @staticmethod
     def idle_fields() -> set[str]:
-        """Settings without effect on the weights."""
-        return {"name", "save_every", "log_every", "num_workers", "prepared_cache_mb"}
+        """Settings without effect on the weights but that of rounding."""
+        memory = {"chunk_tokens", "gradient_checkpointing"}
+        checkpoints = {"save_every", "keep_checkpoints"} | StageConfig.looking_fields()
+        preparing = {"num_workers", "prepared_cache_mb", "prepared_ahead_mb"}
+        bad_rows = {"on_bad_row", "max_bad_fraction"}  # `raise` gives no weights to differ from
+        return memory | checkpoints | preparing | bad_rows | {"name", "log_every"}
+
+    @staticmethod
+    def looking_fields() -> set[str]:
+        """Settings without effect on the weights unless `keep_best` chooses by them."""
+        return {"evaluation", "evaluate_every"}
 
     @model_validator(mode="before")
     @classmethod
@@ -163,4 +201,11 @@ class StageConfig(StrictModel):
     def _one_length(self) -> StageConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, exactly one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_fits(self) -> StageConfig:
+        given = [name for name in ("evaluate_every", "keep_best") if getattr(self, name)]
+        if given and not self.evaluation:
+            raise ValueError(f"{given[0]} needs evaluation: a list of data that is not trained on")
         return self

@@ -20,7 +20,7 @@ from mmembed.config.objective import LossConfig
 from mmembed.config.recipe import ModelConfig, Recipe
 from mmembed.config.stage import StageConfig
 from mmembed.data.mixture import Mixture, build_mixture
-from mmembed.data.sampler import group_shares
+from mmembed.data.sampler import BatchSampler, group_shares
 from mmembed.errors import ConfigError
 from mmembed.inputs.prompt import load_template
 from mmembed.types import Task
@@ -54,6 +54,7 @@ class _Entry:
 
     name: str
     group: str
+    temperature_group: str
     hard_negatives: int
     label: bool
     negative_labels: bool
@@ -100,8 +101,10 @@ def check_stage(stage: StageConfig, mixture: Mixture, *, width: int | None = Non
 
     Raises:
         ConfigError: a loss that cannot work on these rows, naming the entries; a batch of one row
-            without negatives; a Matryoshka dimension above `width`; shares that do not fit.
+            without negatives; a Matryoshka dimension above `width`; shares or sub-batches that do
+            not fit.
     """
+    BatchSampler(mixture, stage.batch_size, stage.sampling, batch_sizes=stage.batch_sizes)
     by_task: dict[Task, list[_Entry]] = defaultdict(list)
     for number, entry in enumerate(mixture.entries):
         by_task[mixture.task(entry.group)].append(_entry(mixture, number))
@@ -124,6 +127,8 @@ def check_stage(stage: StageConfig, mixture: Mixture, *, width: int | None = Non
         if problem is not None:
             raise ConfigError(f"{task}: {problem}")
         warnings += [f"{task}: {each}" for each in _oddities(loss, entries)]
+        if loss.objective == "cosent":
+            _refuse_two_temperatures(stage, task, entries)
     warnings += _small_groups(stage, mixture)
     warnings += _temperature(stage, mixture)
     return warnings
@@ -147,6 +152,7 @@ def _entry(mixture: Mixture, number: int) -> _Entry:
     return _Entry(
         name=entry.name,
         group=entry.group,
+        temperature_group=entry.temperature_group,
         hard_negatives=len(example.hard_negatives),
         label=example.label is not None,
         negative_labels=bool(example.negative_labels),
@@ -192,8 +198,9 @@ def _problems(loss: LossConfig, entries: list[_Entry], batch_size: int) -> Itera
             ("mixed_negatives.list", loss.mixed_negatives.list),
             ("hardness.scope hard", loss.hardness.alpha > 0 and loss.hardness.scope == "hard"),
             ("own_documents", loss.own_documents),
+            ("hard_negatives own", loss.hard_negatives == "own"),
         )
-        if on
+        if on and loss.objective == "infonce"
     ]
     if asking and len(bare) == len(entries):
         yield f"{_listed(asking)} needs hard_negatives, but rows of {_listed(bare)} bring none"
@@ -237,9 +244,23 @@ def _refuse_dims(loss: LossConfig, task: str, width: int | None) -> None:
         )
 
 
+def _refuse_two_temperatures(stage: StageConfig, task: str, entries: list[_Entry]) -> None:
+    if not (stage.temperature.learnable and stage.temperature.per_task):
+        return
+    for group in dict.fromkeys(each.group for each in entries):
+        learnt = {each.temperature_group for each in entries if each.group == group}
+        if len(learnt) > 1:
+            raise ConfigError(
+                f"{task}: objective cosent compares the rows of a batch and needs one temperature, "
+                f"but group {group} learns {_listed(sorted(learnt))}; give its data one "
+                "temperature_group, or groups of their own"
+            )
+
+
 def _small_groups(stage: StageConfig, mixture: Mixture) -> Iterator[str]:
     for group in mixture.groups:
         size, wanted = _group_size(mixture, group), stage.batch_size_of(mixture.task(group))
+        wanted = min(wanted, stage.sampling.sub_batch_size or wanted)
         if size < wanted:
             yield f"group {group} has {size:,} rows for batches of {wanted:,}; they will be smaller"
 

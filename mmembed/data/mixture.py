@@ -6,15 +6,16 @@ and nothing else, so there is no random state to save.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mmembed.config.stage import DataConfig
 from mmembed.data.adapter import DatasetAdapter, check_example, resolve_adapter
-from mmembed.errors import ConfigError
-from mmembed.inputs.contrastive import TrainingRow, document_id, named_id
+from mmembed.data.row_ids import RowIds
+from mmembed.errors import ConfigError, InputError
+from mmembed.inputs.contrastive import TrainingRow
 from mmembed.types import Task
 
 __all__ = ["Mixture", "MixtureEntry", "build_mixture"]
@@ -47,7 +48,7 @@ class Mixture:
         self.seed = seed
         self._kept = [self._cap(number) for number in range(len(self.entries))]
         self._starts = np.cumsum([0, *map(len, self._kept)])
-        self._document_ids: dict[int, tuple[int, ...]] = {}
+        self._ids: dict[tuple[int, bool], RowIds] = {}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -65,10 +66,14 @@ class Mixture:
 
         Raises:
             ConfigError: the adapter gives a row that cannot be trained on.
+            InputError: the adapter cannot make an item of it.
         """
         number, position = self._locate(index)
         entry = self.entries[number]
-        example = entry.adapter[position]
+        try:
+            example = entry.adapter[position]
+        except InputError as error:
+            raise error.at((entry.name, position)) from None
         check_example(example, f"dataset {entry.name!r}, row {position}")
         positive = 0
         if len(example.positives) > 1:
@@ -85,18 +90,66 @@ class Mixture:
             max_hard_negatives=entry.max_hard_negatives,
         )
 
-    def document_ids(self, index: int) -> tuple[int, ...]:
-        """The ids of all positives of a row; rows that share one must not meet in a batch."""
-        known = self._document_ids.get(index)
-        if known is None:
+    def named_rows(self, indices: Iterable[int]) -> dict[str, list[int]]:
+        """For people: rows by the name of their entry, as its adapter numbers them."""
+        named: dict[str, list[int]] = {}
+        for index in indices:
             number, position = self._locate(index)
-            named = getattr(self.entries[number].adapter, "document_ids", None)
-            if named is not None:
-                known = tuple(map(named_id, named(position)))
-            else:
-                example = self.row(index).example
-                known = tuple(document_id(example, each) for each in range(len(example.positives)))
-            self._document_ids[index] = known
+            named.setdefault(self.entries[number].name, []).append(position)
+        return named
+
+    def group_of(self, index: int) -> str:
+        return self.entries[self._locate(index)[0]].group
+
+    def group_rows(self, group: str) -> np.ndarray:
+        """All rows of a group, in order."""
+        return np.concatenate(
+            [
+                np.arange(self._starts[number], self._starts[number + 1])
+                for number, entry in enumerate(self.entries)
+                if entry.group == group
+            ]
+        )
+
+    def document_ids(self, index: int, *, contents: bool = False) -> tuple[int, ...]:
+        """The ids of all positives of a row; rows that share one must not meet in a batch.
+
+        `contents`: see `SamplingConfig.distinct`.
+        """
+        number, position = self._locate(index)
+        known = self._ids.get((number, contents))
+        if known is not None:
+            return known.of(index - int(self._starts[number]))
+        one = np.array([position])  # a whole entry is read only where all of it is compared
+        return _row_ids(self.entries[number].adapter, one, contents).of(0)
+
+    def shared_ids(
+        self, rows: np.ndarray, *, contents: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ids that each of `rows` shares with another of them, end to end, and (n + 1,) where
+        those of each row begin. Most rows have none.
+        """
+        entries = np.searchsorted(self._starts, rows, side="right") - 1
+        flat, owners = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for number in np.unique(entries).tolist():
+            mine = np.flatnonzero(entries == number)
+            ids, counts = self._ids_of(number, contents).take(rows[mine] - self._starts[number])
+            flat.append(ids)
+            owners.append(np.repeat(mine, counts))
+        ids, owner = np.concatenate(flat), np.concatenate(owners)
+        order = np.argsort(ids, kind="stable")
+        equal = ids[order][1:] == ids[order][:-1]
+        again = np.zeros(len(ids), bool)
+        again[order[1:][equal]] = again[order[:-1][equal]] = True
+        ids, owner = ids[again], owner[again]
+        begins = np.concatenate([[0], np.bincount(owner, minlength=len(rows)).cumsum()])
+        return ids[np.argsort(owner, kind="stable")], begins
+
+    def _ids_of(self, number: int, contents: bool) -> RowIds:
+        known = self._ids.get((number, contents))
+        if known is None:
+            known = _row_ids(self.entries[number].adapter, self._kept[number], contents)
+            self._ids[number, contents] = known
         return known
 
     def task(self, group: str) -> Task:
@@ -146,6 +199,11 @@ class Mixture:
             raise IndexError(f"row {index} of a mixture of {len(self)} rows")
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         return number, int(self._kept[number][index - self._starts[number]])
+
+
+def _row_ids(adapter: DatasetAdapter, positions: np.ndarray, contents: bool) -> RowIds:
+    make = RowIds.of_contents if contents else RowIds.of_documents
+    return make(adapter, positions)
 
 
 def build_mixture(

@@ -7,13 +7,16 @@ never reached.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmembed.encoder.attention import cumulative, use_packed_attention
 from mmembed.encoder.model_files import read_json
@@ -88,6 +91,18 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.model.get_input_embeddings().weight.device
+
+    def recompute_activations(self) -> None:
+        """Gradient checkpointing: keep the input of each layer and compute the layer again.
+
+        Of both towers, without the last decoder layer: the backward pass begins there, at the
+        peak of memory, so its activations would be needed at once.
+        """
+        again = partial(checkpoint, use_reentrant=False)
+        for module in self.model.modules():
+            if isinstance(module, GradientCheckpointingLayer) and module is not self.layers[-1]:
+                module.gradient_checkpointing = True
+                module._gradient_checkpointing_func = again
 
     def last_token_states(self, inputs: EncoderInputs) -> Tensor:
         """Post-norm states (B, D) of each item's last token, in the model's dtype.

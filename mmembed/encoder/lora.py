@@ -134,7 +134,7 @@ def save_adapter(folder: Path, encoder: Encoder, *, base: str | None = None) -> 
         "peft_type": "LORA",
         "base_model_name_or_path": base,
         "r": settings.r,
-        "lora_alpha": settings.lora_alpha,
+        "lora_alpha": float(settings.lora_alpha),
         "lora_dropout": settings.lora_dropout,
         "target_modules": sorted(layers),
         "inference_mode": True,

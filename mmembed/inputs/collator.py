@@ -3,12 +3,13 @@
 Packed is the only layout: all items of a batch stand in one row without padding, and `cu_seqlens`
 says where each begins. So no token is computed that nobody asked for, there is no padding side,
 and vision rows never need to be matched to padded rows. `encoder/attention.py` keeps the items
-apart.
+apart. `split` cuts a packed row into chunks, without copying it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypedDict
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from mmembed.inputs.items import PreparedItem
 
-__all__ = ["EncoderInputs", "pack"]
+__all__ = ["EncoderInputs", "chunk_cost", "pack", "split"]
 
 
 class EncoderInputs(TypedDict):
@@ -28,6 +29,7 @@ class EncoderInputs(TypedDict):
     cu_seqlens: Tensor  # (B + 1,) int32, on the CPU: lengths steer Python-side grouping
     pixel_values: Tensor | None  # (P, patch_dim) uint8
     grid_thw: Tensor | None  # (V, 3) int64
+    cu_pictures: Tensor  # (B + 1,) int64, on the CPU: where each item's pictures begin
 
 
 def pack(items: Sequence[PreparedItem]) -> EncoderInputs:
@@ -35,6 +37,7 @@ def pack(items: Sequence[PreparedItem]) -> EncoderInputs:
     assert items
     lengths = np.array([len(item.input_ids) for item in items])
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    pictures = [0 if item.grid_thw is None else len(item.grid_thw) for item in items]
     with_pictures = [item for item in items if item.patches is not None]
     pixels = grids = None
     if with_pictures:
@@ -48,4 +51,61 @@ def pack(items: Sequence[PreparedItem]) -> EncoderInputs:
         cu_seqlens=torch.from_numpy(cu_seqlens),
         pixel_values=pixels,
         grid_thw=grids,
+        cu_pictures=torch.from_numpy(np.cumsum([0, *pictures])),
+    )
+
+
+def chunk_cost(inputs: EncoderInputs) -> int:
+    """Tokens of both towers, the unit of `chunk_tokens`: a patch row counts as one."""
+    pixels = inputs["pixel_values"]
+    return len(inputs["input_ids"]) + (0 if pixels is None else len(pixels))
+
+
+def split(inputs: EncoderInputs, chunk_tokens: int | None) -> tuple[EncoderInputs, ...]:
+    """Consecutive items of at most `chunk_tokens` (see `chunk_cost`) together; views, no copies.
+
+    An item above the budget is a chunk of its own. None = one chunk.
+    """
+    if chunk_tokens is None or chunk_cost(inputs) <= chunk_tokens:
+        return (inputs,)
+    tokens, patches = inputs["cu_seqlens"].tolist(), _cu_patches(inputs).tolist()
+    costs = [
+        tokens[at + 1] - tokens[at] + patches[at + 1] - patches[at] for at in range(len(tokens) - 1)
+    ]
+    borders, spent = [0], 0
+    for at, cost in enumerate(costs):
+        if at > borders[-1] and spent + cost > chunk_tokens:
+            borders.append(at)
+            spent = 0
+        spent += cost
+    return tuple(
+        _items(inputs, begin, end, slice(patches[begin], patches[end]))
+        for begin, end in pairwise([*borders, len(costs)])
+    )
+
+
+def _cu_patches(inputs: EncoderInputs) -> Tensor:
+    """(B + 1,) where each item's patch rows begin."""
+    if inputs["grid_thw"] is None:
+        return torch.zeros_like(inputs["cu_pictures"])
+    of_pictures = torch.nn.functional.pad(inputs["grid_thw"].prod(1).cumsum(0), (1, 0))
+    return of_pictures[inputs["cu_pictures"]]
+
+
+def _items(inputs: EncoderInputs, begin: int, end: int, patches: slice) -> EncoderInputs:
+    """Items `begin` to `end` (exclusive) of a packed row."""
+    borders = inputs["cu_seqlens"][begin : end + 1]
+    tokens = slice(int(borders[0]), int(borders[-1]))
+    cu_pictures = inputs["cu_pictures"][begin : end + 1]
+    pictures = slice(int(cu_pictures[0]), int(cu_pictures[-1]))
+    pixels, grids = inputs["pixel_values"], inputs["grid_thw"]
+    if pictures.start == pictures.stop:
+        pixels = grids = None
+    return EncoderInputs(
+        input_ids=inputs["input_ids"][tokens],
+        position_ids=inputs["position_ids"][:, tokens],
+        cu_seqlens=borders - borders[0],
+        pixel_values=None if pixels is None else pixels[patches],
+        grid_thw=None if grids is None else grids[pictures],
+        cu_pictures=cu_pictures - cu_pictures[0],
     )

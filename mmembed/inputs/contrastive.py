@@ -11,14 +11,14 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmembed.errors import InputError
-from mmembed.inputs.collator import EncoderInputs, pack
+from mmembed.inputs.collator import EncoderInputs, pack, split
 from mmembed.inputs.items import PreparedItem
 from mmembed.inputs.processor import Processor
 from mmembed.types import ContrastiveExample, MultimodalInput, Role
@@ -28,11 +28,14 @@ __all__ = [
     "ContrastiveCollator",
     "PreparedRow",
     "TrainingRow",
+    "all_good",
     "content_id",
     "document_id",
     "named_id",
     "query_id",
 ]
+
+Prepared = TypeVar("Prepared")
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ class ContrastiveBatch:
     """B queries and M documents.
 
     Args:
-        inputs: B + M packed items, shortest first, because attention batches equal lengths.
-        place: (B + M,) where each query, then each document, stands in `inputs`.
+        inputs: B + M packed items in chunks, shortest first, because attention batches equal
+            lengths.
+        place: (B + M,) where each query, then each document, stands in the chunks end to end.
         positive: (B,) column of each query's positive.
         owner: (M,) row of the query that brought each document.
         ids: (M,) 64-bit content ids; equal ids are the same document.
@@ -75,7 +79,7 @@ class ContrastiveBatch:
         sources: the datasets of the batch, for logs.
     """
 
-    inputs: EncoderInputs
+    inputs: tuple[EncoderInputs, ...]
     place: Tensor
     positive: Tensor
     owner: Tensor
@@ -118,23 +122,29 @@ class ContrastiveCollator:
     Args:
         processor: the processor of the model that is trained.
         max_tokens: of an item of each role, where it differs from the processor's.
+        chunk_tokens: most tokens of a chunk, patch rows included; None = one chunk.
     """
 
     def __init__(
-        self, processor: Processor, *, max_tokens: Mapping[Role, int | None] | None = None
+        self,
+        processor: Processor,
+        *,
+        max_tokens: Mapping[Role, int | None] | None = None,
+        chunk_tokens: int | None = None,
     ) -> None:
         self.processor = processor
         self.max_tokens = dict(max_tokens or {})
+        self.chunk_tokens = chunk_tokens
 
     def __call__(self, rows: Sequence[TrainingRow]) -> ContrastiveBatch:
         """Prepare and pack; see `prepare`."""
-        return self.collate(self.prepare(rows))
+        return self.collate(all_good(self.prepare(rows)))
 
-    def prepare(self, rows: Sequence[TrainingRow]) -> list[PreparedRow]:
+    def prepare(self, rows: Sequence[TrainingRow]) -> list[PreparedRow | InputError]:
         """Decode and tokenise all items of the rows, the texts of a role in one call.
 
-        Raises:
-            InputError: an item cannot be used; its index is (dataset, row, which item).
+        A row with an item that cannot be used gives the error of the first such item; its index
+        is (dataset, row, which item).
         """
         queries = [_Slot(row, "query", row.example.query) for row in rows]
         documents = [
@@ -149,14 +159,19 @@ class ContrastiveCollator:
         ]
         prepared_queries = self._prepare(queries, "query")
         prepared = iter(self._prepare([slot for row in documents for slot in row], "document"))
-        prepared_rows = []
+        prepared_rows: list[PreparedRow | InputError] = []
         for row, query, slots in zip(rows, prepared_queries, documents, strict=True):
+            try:
+                of_query, *of_documents = all_good([query, *[next(prepared) for _ in slots]])
+            except InputError as error:
+                prepared_rows.append(error)
+                continue
             positive = document_id(row.example, row.positive)
             ids = (positive, *(content_id(slot.item) for slot in slots[1:]))
             prepared_rows.append(
                 PreparedRow(
-                    query=query,
-                    documents=tuple(next(prepared) for _ in slots),
+                    query=of_query,
+                    documents=tuple(of_documents),
                     ids=ids,
                     positive_content=content_id(slots[0].item),
                     temperature_group=row.temperature_group,
@@ -183,7 +198,7 @@ class ContrastiveCollator:
         items += [rows[number].documents[position] for number, position in columns]
         order = sorted(range(len(items)), key=lambda position: items[position].num_tokens)
         return ContrastiveBatch(
-            inputs=pack([items[position] for position in order]),
+            inputs=split(pack([items[position] for position in order]), self.chunk_tokens),
             place=torch.tensor(order).argsort(),
             positive=torch.arange(len(rows)),
             owner=torch.tensor([number for number, _ in columns]),
@@ -203,18 +218,18 @@ class ContrastiveCollator:
             scores=torch.tensor([rows[n].scores[place] for n, place in columns]),
         )
 
-    def _prepare(self, slots: Sequence[_Slot], role: Role) -> list[PreparedItem]:
+    def _prepare(self, slots: Sequence[_Slot], role: Role) -> list[PreparedItem | InputError]:
         results = self.processor.prepare_all(
             [slot.instructed(role) for slot in slots],
             role=role,
             max_tokens=self.max_tokens.get(role),
         )
-        prepared: list[PreparedItem] = []
-        for slot, result in zip(slots, results, strict=True):
-            if isinstance(result, InputError):
-                raise result.at((slot.row.source, slot.row.index, slot.what))
-            prepared.append(result)
-        return prepared
+        return [
+            result.at((slot.row.source, slot.row.index, slot.what))
+            if isinstance(result, InputError)
+            else result
+            for slot, result in zip(slots, results, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -231,6 +246,16 @@ class _Slot:
         if default is None or self.item.instruction is not None:
             return self.item
         return replace(self.item, instruction=default)
+
+
+def all_good(results: Sequence[Prepared | InputError]) -> list[Prepared]:
+    """The results, or the first error among them raised."""
+    good: list[Prepared] = []
+    for result in results:
+        if isinstance(result, InputError):
+            raise result
+        good.append(result)
+    return good
 
 
 def document_id(example: ContrastiveExample, positive: int) -> int:

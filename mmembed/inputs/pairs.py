@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mmembed.errors import InputError
-from mmembed.inputs.collator import EncoderInputs, pack
-from mmembed.inputs.contrastive import TrainingRow, content_id
+from mmembed.inputs.collator import EncoderInputs, pack, split
+from mmembed.inputs.contrastive import TrainingRow, all_good, content_id
 from mmembed.inputs.items import Pair, PreparedItem
 from mmembed.inputs.processor import Processor
 
@@ -27,13 +27,14 @@ class PairBatch:
     """n prompts of B queries.
 
     Args:
-        inputs: n packed prompts, shortest first, because attention batches equal lengths.
-        labels: (n,) bool, in the order of `inputs`: the document is relevant.
+        inputs: n packed prompts in chunks, shortest first, because attention batches equal
+            lengths.
+        labels: (n,) bool, in the order of the prompts: the document is relevant.
         num_queries: B.
         sources: the datasets of the batch, for logs.
     """
 
-    inputs: EncoderInputs
+    inputs: tuple[EncoderInputs, ...]
     labels: Tensor
     num_queries: int
     sources: tuple[str, ...]
@@ -57,33 +58,37 @@ class PairCollator:
 
     Args:
         processor: the processor of the reranker that is trained.
+        chunk_tokens: most tokens of a chunk, patch rows included; None = one chunk.
     """
 
-    def __init__(self, processor: Processor) -> None:
+    def __init__(self, processor: Processor, *, chunk_tokens: int | None = None) -> None:
         self.processor = processor
+        self.chunk_tokens = chunk_tokens
 
     def __call__(self, rows: Sequence[TrainingRow]) -> PairBatch:
         """Prepare and pack; see `prepare`."""
-        return self.collate(self.prepare(rows))
+        return self.collate(all_good(self.prepare(rows)))
 
-    def prepare(self, rows: Sequence[TrainingRow]) -> list[PreparedPairs]:
+    def prepare(self, rows: Sequence[TrainingRow]) -> list[PreparedPairs | InputError]:
         """Decode and tokenise all pairs of the rows in one call.
 
-        Raises:
-            InputError: an item cannot be used; its index is (dataset, row, which document) and
-                then `query` or `document`.
+        A row with an item that cannot be used gives the error of the first such pair; its index
+        is (dataset, row, which document) and then `query` or `document`.
         """
         pairs = [self._pairs(row) for row in rows]
         results = iter(self.processor.prepare_all([pair for row in pairs for _, pair in row]))
-        prepared = []
+        prepared: list[PreparedPairs | InputError] = []
         for row, named in zip(rows, pairs, strict=True):
-            prompts: list[PreparedItem] = []
-            for name, _ in named:
-                result = next(results)
-                if isinstance(result, InputError):
-                    raise result.at((row.source, row.index, name))
-                prompts.append(result)
-            prepared.append(PreparedPairs(tuple(prompts), row.source))
+            of_row = [
+                result.at((row.source, row.index, name))
+                if isinstance(result, InputError)
+                else result
+                for (name, _), result in zip(named, [next(results) for _ in named], strict=True)
+            ]
+            try:
+                prepared.append(PreparedPairs(tuple(all_good(of_row)), row.source))
+            except InputError as error:
+                prepared.append(error)
         return prepared
 
     def collate(self, rows: Sequence[PreparedPairs]) -> PairBatch:
@@ -93,7 +98,7 @@ class PairCollator:
         ]
         labelled.sort(key=lambda pair: pair[0].num_tokens)
         return PairBatch(
-            inputs=pack([prompt for prompt, _ in labelled]),
+            inputs=split(pack([prompt for prompt, _ in labelled]), self.chunk_tokens),
             labels=torch.tensor([label for _, label in labelled]),
             num_queries=len(rows),
             sources=tuple(dict.fromkeys(row.source for row in rows)),

@@ -214,6 +214,9 @@ class DecodeProcess:
         if remaining <= 0 or not self._poller.poll(remaining * 1000):
             raise ProcessTimeoutError
 
+    def is_running(self) -> bool:
+        return self.alive and self._process.poll() is None
+
     def kill(self) -> None:
         """End the process at once and collect it. May be called twice."""
         self.alive = False

@@ -245,7 +245,7 @@ class _Pool:
         waiting = batch
         while waiting:
             with self._slots:
-                process = self._checkout()
+                process = self._checkout(fresh=waiting[0].retried)
                 try:
                     served = self._serve(process, waiting)
                 except BaseException:  # Ctrl-C: the process may be in the middle of an answer
@@ -294,14 +294,22 @@ class _Pool:
         job.fail(job.error(code, detail))
         return 1
 
-    def _checkout(self) -> DecodeProcess:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
+    def _checkout(self, *, fresh: bool) -> DecodeProcess:
+        """An idle process, or a new one; `fresh`: a new one in any case."""
+        while (process := self._take_idle()) is not None:
+            if process.is_running() and not fresh:
+                return process
+            self._discard(process)  # killed while it had nothing to do; or it makes room
+            if fresh:
+                break
         process = DecodeProcess(self._policy)
         with self._lock:
             self._all.add(process)
         return process
+
+    def _take_idle(self) -> DecodeProcess | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
 
     def _check_in(self, process: DecodeProcess) -> None:
         with self._lock:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mmembed.losses.embeddings import ContrastiveEmbeddings, LossOutput, at_least_float32
+from mmembed.losses.validation import check_finite, row_temperatures
 
 __all__ = ["CoSENT"]
 
@@ -37,17 +38,19 @@ class CoSENT:
     labels, 0 where one of them is constant; `positive_similarity` is the mean cosine.
 
     Raises:
-        ValueError: a positive has no score, or rows differ in temperature.
+        NonFiniteEmbeddings: NaN or infinity in queries or documents.
+        ValueError: a positive has no score, rows differ in temperature, or it is not above 0.
     """
 
     def __call__(self, e: ContrastiveEmbeddings, temperature: Tensor) -> LossOutput:
         labels = _labels(e)
+        check_finite(e)
         with torch.autocast(e.documents.device.type, enabled=False):
             queries = at_least_float32(e.all_queries)
             positives = at_least_float32(e.documents[e.all_positive])
             cosines = (queries * positives).sum(-1)  # (G,)
             loss, ordered_pairs = _log_of_inversions(
-                cosines / _one_temperature(temperature).to(cosines.dtype), labels
+                cosines / _one_temperature(row_temperatures(temperature, e)), labels
             )
             with torch.no_grad():
                 metrics = {
@@ -89,14 +92,13 @@ def _labels(e: ContrastiveEmbeddings) -> Tensor:
 
 def _one_temperature(temperature: Tensor) -> Tensor:
     """The temperature that all rows share: a pair of rows cannot have two."""
-    values = temperature.reshape(-1)
-    lowest, highest = (bound.item() for bound in values.detach().aminmax())
+    lowest, highest = (bound.item() for bound in temperature.detach().aminmax())
     if lowest != highest:
         raise ValueError(
             f"CoSENT: rows have temperatures from {lowest:g} to {highest:g}; it compares rows with "
             "each other and needs one for all. Make batches of one task."
         )
-    return values[0]
+    return temperature[0]
 
 
 def _spearman(first: Tensor, second: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mmembed.losses.embeddings import ContrastiveEmbeddings, LossOutput, at_least_float32
+from mmembed.losses.validation import check_finite, row_temperatures
 
 __all__ = ["Distillation", "Divergence"]
 
@@ -39,6 +40,7 @@ class Distillation:
     the teacher prefers (a tie is no preference); `positive_similarity`.
 
     Raises:
+        NonFiniteEmbeddings: at a call, NaN or infinity in queries or documents.
         ValueError: an unknown divergence, a temperature that is not positive, or a document of the
             global batch without a finite teacher score.
     """
@@ -60,14 +62,15 @@ class Distillation:
 
     def __call__(self, e: ContrastiveEmbeddings, temperature: Tensor) -> LossOutput:
         teacher_scores = _teacher_scores(e)
+        check_finite(e)
         with torch.autocast(e.queries.device.type, enabled=False):
             columns, row, place = _candidates(e)  # (n,) each
             cosines = (
                 at_least_float32(e.queries)[row] * at_least_float32(e.documents[columns])
             ).sum(-1)
-            tau = temperature if self.student_temperature is None else self.student_temperature
-            tau = torch.as_tensor(tau, dtype=cosines.dtype, device=cosines.device)
-            tau = tau.reshape(-1).expand(len(e.queries))
+            if self.student_temperature is not None:
+                temperature = cosines.new_tensor(self.student_temperature)
+            tau = row_temperatures(temperature, e)
             shape = len(e.queries), int(place.max()) + 1 if len(place) else 1
 
             def padded(values: Tensor) -> Tensor:  # (B, K)

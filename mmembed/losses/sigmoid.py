@@ -18,6 +18,7 @@ from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
 from mmembed.losses.embeddings import ContrastiveEmbeddings, LossOutput, at_least_float32
+from mmembed.losses.validation import check_finite, row_temperatures
 
 __all__ = ["Sigmoid"]
 
@@ -33,6 +34,10 @@ class Sigmoid(nn.Module):
 
     Metrics: `positive_loss` and `negative_loss`, whose sum is the loss; `positive_similarity`;
     `bias`.
+
+    Raises:
+        NonFiniteEmbeddings: at a call, NaN or infinity in queries or documents.
+        ValueError: at a call, a temperature that is not above 0.
     """
 
     def __init__(self, *, bias_init: float = -10.0, duplicate_id: bool = True) -> None:
@@ -41,10 +46,11 @@ class Sigmoid(nn.Module):
         self.duplicate_id = duplicate_id
 
     def forward(self, e: ContrastiveEmbeddings, temperature: Tensor) -> LossOutput:
+        check_finite(e)
         with torch.autocast(e.queries.device.type, enabled=False):
             queries, documents = at_least_float32(e.queries), at_least_float32(e.documents)
             bias = self.bias.to(queries.dtype)
-            tau = temperature.to(queries.dtype).reshape(-1)
+            tau = row_temperatures(temperature, e)
             own = (queries * documents[e.positive]).sum(-1)  # (B,)
             rows = max(len(queries), 1)
             positive_loss = softplus(-(own / tau + bias)).sum() / rows

@@ -1,5 +1,7 @@
-"""What a contrastive loss refuses: embeddings that are not finite, temperatures that are not
-positive. Every process sees the same gathered embeddings, so all of them refuse together."""
+"""What every loss refuses: embeddings that are not finite, temperatures that are not positive.
+
+Every process sees the same gathered embeddings, so all of them refuse together.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmembed.errors import MMEmbedError
-from mmembed.losses.embeddings import ContrastiveEmbeddings
+from mmembed.losses.embeddings import ContrastiveEmbeddings, at_least_float32
 
 __all__ = ["NonFiniteEmbeddings", "check_finite", "row_temperatures"]
 
@@ -38,7 +40,7 @@ def check_finite(e: ContrastiveEmbeddings) -> None:
 
 
 def row_temperatures(temperature: Tensor, e: ContrastiveEmbeddings) -> Tensor:
-    """(B,) temperatures in the dtype of the embeddings, from one for all or one for each row.
+    """(B,) temperatures, float32 or as wide as the embeddings, from one for all or one for a row.
 
     Raises:
         ValueError: another shape, or a value that is NaN, 0 or below.
@@ -54,4 +56,5 @@ def row_temperatures(temperature: Tensor, e: ContrastiveEmbeddings) -> Tensor:
         raise ValueError(
             f"temperature is {flat[row].item()} in row {row}; every temperature must be above 0"
         )
-    return temperature.to(e.queries.dtype).reshape(-1).expand(num_rows)
+    dtype = at_least_float32(e.queries[:0]).dtype
+    return temperature.to(dtype).reshape(-1).expand(num_rows)

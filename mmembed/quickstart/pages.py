@@ -19,10 +19,9 @@ from mmembed.evaluation.html_report import (
     LineChart,
     Matrix,
     Score,
-    Series,
     TaskResult,
-    series_of_metrics,
 )
+from mmembed.evaluation.training_curves import training_charts
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.inputs.sizing import MediaBudget
 from mmembed.quickstart.judge import CUTOFFS, Judgement
@@ -152,28 +151,11 @@ def matrix(judgement: Judgement, grid: Mapping[tuple[str, str], str], k: int) ->
 
 
 def charts(stages: Mapping[str, Path]) -> tuple[LineChart, ...]:
-    """Loss and temperature of each stage, from its metrics file."""
-    rows = {name: read_metrics(path) for name, path in stages.items()}
-    return tuple(
-        LineChart(
-            title=title,
-            x_label="step",
-            y_label=title.lower(),
-            series=_lines(rows, key),
-            smoothing=smoothing,
-        )
-        for title, key, smoothing in (
-            ("Loss", "loss", 0.9),
-            ("Temperature", "temperature", 0.0),
-            ("In-batch accuracy", "accuracy", 0.9),
-            ("Masked share of negatives", "masked_fraction", 0.0),
-        )
-        if _lines(rows, key)
+    """The main curves of each stage, from its metrics file."""
+    return training_charts(
+        {name: read_metrics(path) for name, path in stages.items()},
+        titles={"Loss", "Temperature", "In-batch accuracy", "Masked share of negatives"},
     )
-
-
-def _lines(rows: Mapping[str, list[dict]], key: str) -> list[Series]:
-    return [line for name in rows for line in series_of_metrics(rows[name], key, name)]
 
 
 def examples(

@@ -28,7 +28,8 @@ from mmembed.quickstart.judge import Judgement, judge
 from mmembed.search.corpus import index_folder
 from mmembed.search.index import ExactIndex
 from mmembed.search.searcher import Searcher
-from mmembed.training.stages import TrainResult, model_overrides, train, training_progress
+from mmembed.training.progress import training_progress
+from mmembed.training.stages import TrainResult, model_overrides, train
 from mmembed.types import MultimodalInput, RetrievalTask
 
 __all__ = ["run"]

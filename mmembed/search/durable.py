@@ -22,6 +22,7 @@ __all__ = [
     "lock_folder",
     "parse_record",
     "read_record",
+    "sync_folder",
     "write_atomically",
 ]
 
@@ -75,7 +76,7 @@ def write_atomically(path: Path, payload: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -109,7 +110,7 @@ def _lock_file(descriptor: int, *, wait: bool) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable. Windows cannot open folders and does not need it."""
     if sys.platform == "win32":
         return

@@ -21,8 +21,13 @@ from mmembed.losses.embeddings import ContrastiveEmbeddings
 __all__ = [
     "LocalEmbeddings",
     "average_gradients",
+    "exchange_gradients_of",
     "gather",
+    "greatest",
     "is_main_process",
+    "joined",
+    "mean",
+    "number_of_main",
     "process_rank",
     "row_share",
     "share_of",
@@ -130,6 +135,24 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         parameter.grad /= world_size()
 
 
+def mean(value: Tensor) -> Tensor:
+    """The mean over processes."""
+    if world_size() == 1:
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def exchange_gradients_of(model: torch.nn.Module, loss: Tensor) -> None:
+    """Let the backward pass of `loss` exchange gradients, though its forward pass was `no_sync`.
+
+    `Accelerator.trigger_sync_in_backward` does this for models without unused parameters.
+    """
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        model.reducer.prepare_for_backward([loss])
+
+
 def true_on_any(flag: bool, device: torch.device) -> bool:
     """Whether any process says True; all processes get the same answer."""
     if world_size() == 1:
@@ -137,6 +160,35 @@ def true_on_any(flag: bool, device: torch.device) -> bool:
     value = torch.tensor(float(flag), device=device)
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return bool(value.item())
+
+
+def greatest(value: int, device: torch.device) -> int:
+    """The greatest of the processes' values; all of them get the same answer."""
+    if world_size() == 1:
+        return value
+    found = torch.tensor(value, device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return int(found.item())
+
+
+def number_of_main(value: int, device: torch.device) -> int:
+    """The first process's value, on all processes."""
+    if world_size() == 1:
+        return value
+    number = torch.tensor(value, device=device)
+    dist.broadcast(number, src=0)
+    return int(number.item())
+
+
+def joined(payload: bytes, device: torch.device) -> bytes:
+    """The bytes of all processes end to end, in the order of the ranks."""
+    if world_size() == 1:
+        return payload
+    lengths = _gather_counts(len(payload), 0, device)[:, 0].tolist()
+    if not any(lengths):
+        return b""
+    mine = torch.tensor(list(payload), dtype=torch.uint8, device=device)
+    return bytes(_gather_rows(mine, lengths).tolist())
 
 
 def wait_for_all() -> None:

@@ -1,8 +1,8 @@
-"""From a prepared batch to the loss of one step, for the two kinds of model.
+"""From a prepared batch to the gradients of one step, for the two kinds of model.
 
-An embedder embeds queries and documents in one packed call, meets the other processes' documents
-in a gather, and its loss sees embeddings only. A reranker reads (query, document) prompts and
-answers yes or no, pair by pair.
+An embedder embeds queries and documents together, meets the other processes' documents in a
+gather, and its loss sees embeddings only. A reranker reads (query, document) prompts and answers
+yes or no, pair by pair. `grad_cache` runs both in chunks that fit into memory.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from typing import Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mmembed.config.stage import StageConfig
@@ -27,23 +28,28 @@ from mmembed.losses.embeddings import LossOutput
 from mmembed.losses.pointwise import yes_no_loss_from_states
 from mmembed.losses.validation import NonFiniteEmbeddings
 from mmembed.training import distributed
+from mmembed.training.grad_cache import ChunkedBackward
 from mmembed.training.objectives import Objectives
 
-__all__ = ["Batch", "BatchLoss", "batch_loss", "collator", "hashed_seed"]
+__all__ = ["Batch", "Gradients", "batch_gradients", "collator", "hashed_seed"]
 
 Batch = ContrastiveBatch | PairBatch
 
 
-class BatchLoss(Protocol):
-    """`loss` of the output times `share` averages over processes to the loss of the global batch.
+class Gradients(Protocol):
+    """Adds a batch's gradients to the parameters; averaged over processes, of the global batch.
+
+    Returns:
+        The loss of the global batch, detached, and the metrics of this process's rows.
 
     Raises:
+        ConfigError: an item that does not fit into memory.
         TrainingDiverged: the model gave NaN or infinity, on whatever process.
     """
 
     def __call__(
         self, model: nn.Module, batch: Batch, at: GlobalBatch, step: int
-    ) -> tuple[LossOutput, float]: ...
+    ) -> LossOutput: ...
 
 
 def collator(
@@ -51,68 +57,83 @@ def collator(
 ) -> ContrastiveCollator | PairCollator:
     """What turns rows into batches for this kind of model."""
     if isinstance(encoder, RerankerModel):
-        return PairCollator(processor)
+        return PairCollator(processor, chunk_tokens=stage.chunk_tokens)
     return ContrastiveCollator(
         processor,
         max_tokens={"query": stage.max_query_tokens, "document": stage.max_document_tokens},
+        chunk_tokens=stage.chunk_tokens,
     )
 
 
-def batch_loss(
+def batch_gradients(
     encoder: Encoder,
     stage: StageConfig,
     mixture: Mixture,
     objectives: Objectives,
-    autocast: torch.autocast,
+    accelerator: Accelerator,
     *,
     seed: int,
-) -> BatchLoss:
-    """The loss of a batch for this kind of model.
+    equal_chunks: bool = False,
+) -> Gradients:
+    """The gradients of a batch for this kind of model.
+
+    Args:
+        accelerator: prepares what is passed as `model` later.
+        equal_chunks: see `ChunkedBackward`.
 
     Raises:
         ConfigError: a setting that this kind of model cannot have.
     """
+    autocast = torch.autocast(
+        encoder.device.type, dtype=torch.bfloat16, enabled=stage.dtype == "bfloat16"
+    )
+
+    def clear() -> None:
+        encoder.zero_grad(set_to_none=True)
+        objectives.zero_grad(set_to_none=True)
+
+    backward = ChunkedBackward(accelerator, autocast, clear, equal_chunks=equal_chunks)
     if not isinstance(encoder, RerankerModel):
-        return _Contrast(mixture, objectives, autocast, seed)
+        return _Contrast(mixture, objectives, backward, seed)
     if distributed.world_size() > 1 and not encoder.backbone.model.config.tie_word_embeddings:
         raise ConfigError(
             "a reranker whose head is not tied to its token embeddings trains on one process "
             "only; start one process, or a checkpoint with tie_word_embeddings"
         )
-    return _Answers(encoder, stage, mixture, autocast)
+    return _Answers(encoder, stage, mixture, backward)
 
 
 class _Contrast:
     def __init__(
-        self, mixture: Mixture, objectives: Objectives, autocast: torch.autocast, seed: int
+        self, mixture: Mixture, objectives: Objectives, backward: ChunkedBackward, seed: int
     ) -> None:
         self.mixture = mixture
         self.objectives = objectives
-        self.autocast = autocast
+        self.backward = backward
         self.seed = seed
 
-    def __call__(
-        self, model: nn.Module, batch: Batch, at: GlobalBatch, step: int
-    ) -> tuple[LossOutput, float]:
+    def __call__(self, model: nn.Module, batch: Batch, at: GlobalBatch, step: int) -> LossOutput:
         assert isinstance(batch, ContrastiveBatch)
-        with self.autocast:
-            embeddings = model(batch.inputs)  # (B + M, D), queries and documents together
-        gathered = distributed.gather(
-            _split(embeddings, batch), draw_seed=hashed_seed(f"loss {self.seed} {step}")
-        )
-        try:
+
+        def loss_of(embeddings: Tensor) -> tuple[LossOutput, float]:
+            gathered = distributed.gather(
+                _split(embeddings, batch), draw_seed=hashed_seed(f"loss {self.seed} {step}")
+            )
             output = self.objectives(
                 gathered,
                 task=self.mixture.task(at.group),
                 temperature=self.objectives.tau(batch.tasks),
                 step=step,
             )
+            return output, distributed.row_share(gathered)
+
+        try:
+            return self.backward.coupled(model, batch.inputs, loss_of)
         except NonFiniteEmbeddings as error:  # looks at the global batch: all processes stop here
-            sources = ", ".join(batch.sources)
+            rows = self.mixture.named_rows(at.rows)
             raise TrainingDiverged(
-                step=step + 1, loss=math.nan, grad_norm=math.nan, source=sources
+                step=step + 1, loss=math.nan, grad_norm=math.nan, rows=rows
             ) from error
-        return output, distributed.row_share(gathered)
 
 
 class _Answers:
@@ -121,28 +142,28 @@ class _Answers:
         reranker: RerankerModel,
         stage: StageConfig,
         mixture: Mixture,
-        autocast: torch.autocast,
+        backward: ChunkedBackward,
     ) -> None:
         self.reranker = reranker
         self.stage = stage
         self.mixture = mixture
-        self.autocast = autocast
+        self.backward = backward
 
-    def __call__(
-        self, model: nn.Module, batch: Batch, at: GlobalBatch, step: int
-    ) -> tuple[LossOutput, float]:
+    def __call__(self, model: nn.Module, batch: Batch, at: GlobalBatch, step: int) -> LossOutput:
         assert isinstance(batch, PairBatch)
-        with self.autocast:
-            states = model(batch.inputs)  # (n, D)
-        output = yes_no_loss_from_states(
-            states,
-            self.reranker.head,
-            batch.labels.to(states.device),
-            self.reranker.yes_id,
-            self.reranker.no_id,
-            self.stage.loss_of(self.mixture.task(at.group)).yes_no_form,
-        )
-        return output, distributed.share_of(len(batch.labels), states.device)
+        form = self.stage.loss_of(self.mixture.task(at.group)).yes_no_form
+
+        def loss_of(states: Tensor, pairs: slice) -> LossOutput:
+            return yes_no_loss_from_states(
+                states,
+                self.reranker.head,
+                batch.labels[pairs].to(states.device),
+                self.reranker.yes_id,
+                self.reranker.no_id,
+                form,
+            )
+
+        return self.backward.additive(model, batch.inputs, loss_of)
 
 
 def hashed_seed(content: str) -> int:

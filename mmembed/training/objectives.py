@@ -6,7 +6,7 @@ learnt besides the encoder lives here: thetas, the bias of a sigmoid loss, a qua
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from mmembed.losses.sigmoid import Sigmoid
 from mmembed.losses.temperature import Temperature
 from mmembed.losses.weighted_sum import WeightedSum
 from mmembed.losses.weights import Focal, Hardness
+from mmembed.training.observation import observe
 
 __all__ = ["Objectives", "build_loss", "build_objectives", "build_temperature"]
 
@@ -34,11 +35,22 @@ class Objectives(nn.Module):
     """The losses of a stage by task, and the temperature.
 
     `named_parameters` names what is learnt: `temperature.theta.<n>`, `learnt.<task>.<name>`.
+
+    Attributes:
+        observing: metrics of the embeddings come beside those of the loss; see `observation`.
     """
 
-    def __init__(self, losses: dict[str, Loss], temperature: Temperature) -> None:
+    observing = False
+
+    def __init__(
+        self,
+        losses: dict[str, Loss],
+        temperature: Temperature,
+        configs: Mapping[str, LossConfig] | None = None,
+    ) -> None:
         super().__init__()
         self.temperature = temperature
+        self._configs = configs or {}
         self._losses = losses
         self.learnt = nn.ModuleDict(
             {task: loss for task, loss in losses.items() if isinstance(loss, nn.Module)}
@@ -52,7 +64,11 @@ class Objectives(nn.Module):
         loss = self._losses[task]
         at_step = getattr(loss, "at_step", None)
         current: Loss = loss if at_step is None else at_step(step)
-        return current(e, temperature)
+        output = current(e, temperature)
+        if not self.observing:
+            return output
+        seen = observe(e, self._configs.get(task, LossConfig()))
+        return LossOutput(output.loss, seen | output.metrics)
 
     def tau(self, groups: Sequence[str]) -> Tensor:
         """(B,) temperatures of rows by their temperature group."""
@@ -73,12 +89,13 @@ class Objectives(nn.Module):
 def build_objectives(stage: StageConfig, mixture: Mixture) -> Objectives:
     """The losses and the temperature that a stage's knobs describe."""
     tasks = dict.fromkeys(mixture.task(group) for group in mixture.groups)
+    configs: dict[str, LossConfig] = {task: stage.loss_of(task) for task in tasks}
     losses: dict[str, Loss] = {
-        task: build_loss(stage.loss_of(task))
-        for task in tasks
-        if stage.loss_of(task).objective != "yes_no"  # of a reranker; see `forward`
+        task: build_loss(config)
+        for task, config in configs.items()
+        if config.objective != "yes_no"  # of a reranker; see `forward`
     }
-    return Objectives(losses, build_temperature(stage, mixture))
+    return Objectives(losses, build_temperature(stage, mixture), configs)
 
 
 def build_loss(config: LossConfig) -> Loss:

@@ -10,9 +10,8 @@ run/
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,44 +19,32 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from rich.progress import Progress
 
-from mmembed.config.files import dump_recipe, parse_recipe
 from mmembed.config.recipe import ModelConfig, Recipe, SoupConfig
 from mmembed.config.stage import StageConfig
-from mmembed.data.conformance import check_stage, width_of
+from mmembed.data.conformance import check_recipe, check_stage, width_of
 from mmembed.data.mixture import build_mixture
 from mmembed.encoder.checkpoint import load_encoder, resolve_folder
 from mmembed.encoder.encoder import Encoder
-from mmembed.encoder.identity import package_versions
 from mmembed.encoder.lora import add_lora, load_adapter
 from mmembed.encoder.reranker_model import load_reranker
 from mmembed.errors import ConfigError
 from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.processor import Processor
 from mmembed.inputs.prompt import load_template
-from mmembed.search.durable import lock_folder, write_atomically
+from mmembed.search.durable import lock_folder
 from mmembed.soup import soup
 from mmembed.soup.examples import Examples, read_examples
-from mmembed.training import distributed, state
+from mmembed.training import distributed, state, step_folders
+from mmembed.training.metrics import Mirror
+from mmembed.training.run_files import Resume, check_continues, sources_of, write_run_files
+from mmembed.training.trackers import Tracker, mirror_of, running, tracker_options
 from mmembed.training.trainer import StageResult, train_stage
 
-__all__ = ["TrainResult", "model_overrides", "train", "training_progress"]
+__all__ = ["TrainResult", "model_overrides", "train"]
 
 logger = logging.getLogger(__name__)
-
-RECIPE_FILE = "recipe.yaml"
-RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -68,13 +55,17 @@ class TrainResult:
         model: the final model folder; of an interrupted run, the checkpoint to continue from.
         stages: model folders of the stages before the last.
         members: model folders of the soup's members; empty without a soup.
-        interrupted: Ctrl-C ended it; the same call continues it.
+        stopped_by: the signal that ended it (Ctrl-C, SIGTERM); the same call continues it.
     """
 
     model: Path
     stages: tuple[Path, ...]
     members: tuple[Path, ...]
-    interrupted: bool = False
+    stopped_by: int | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        return self.stopped_by is not None
 
 
 def train(
@@ -84,53 +75,47 @@ def train(
     progress: Progress | None = None,
     media: MediaPolicy | None = None,
     cpu: bool = False,
+    resume: Resume = "auto",
+    trackers: Sequence[Tracker] = (),
 ) -> TrainResult:
     """Run a recipe; what is already complete in `output` is not run again.
 
     Args:
         output: the run folder. An interrupted or killed run continues from its last checkpoint
             when called again with the same recipe.
-        progress: shows one bar for each stage; see `training_progress`.
+        progress: shows one line for each stage; see `progress.training_progress`.
         media: limits for opening the training media.
         cpu: do not use an accelerator even if there is one.
+        resume: `auto` continues what `output` holds, `never` refuses a folder that holds a run,
+            `must` refuses one that holds none.
+        trackers: what mirrors the metrics: `tensorboard`, `wandb`, `trackio`, or one of
+            accelerate's own kind.
 
     Raises:
         ConfigError: `output` holds a run of other settings, or an adapter cannot be used.
+        StoreError: another process is training there.
         TrainingDiverged, InputError: see `train_stage`.
     """
+    check_recipe(recipe)  # all stages, before hours go into the first one
+    if cpu or not torch.accelerator.is_available():
+        # deepspeed, where installed, would tell standard output that it found none
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(
         cpu=cpu,
         # a batch of texts leaves the vision tower without gradient
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        **tracker_options(trackers, output),
     )
     if not distributed.is_main_process():
         return _run(recipe, output, accelerator, progress, media)
     with lock_folder(output, wait=False):
-        _write_run_files(recipe, output)
-        return _run(recipe, output, accelerator, progress, media)
-
-
-def training_progress(**options: Any) -> Progress:
-    """Progress bars with the loss beside them; `options` go to `rich.progress.Progress`."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _LossColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        **options,
-    )
-
-
-class _LossColumn(ProgressColumn):
-    """The loss of tasks that report one; other bars may share the display."""
-
-    def render(self, task: Task) -> Text:
-        loss = task.fields.get("loss")
-        return Text("" if loss is None else f"loss {loss}")
+        write_run_files(recipe, output, resume=resume)
+        for folder in (output, *(path for path in output.iterdir() if path.is_dir())):
+            step_folders.remove_leftovers(folder)
+        with running(accelerator, output, settings={"recipe": recipe.name}):
+            return _run(recipe, output, accelerator, progress, media)
 
 
 def _run(
@@ -149,6 +134,7 @@ def _run(
         for number, stage in enumerate(members, start=1)
     ]
     finished: dict[int, list[Path]] = {}
+    num_steps = 0
     for index, name, stage in runs:
         start = finished[index - 1][0] if index else None
         result = _run_stage(
@@ -161,10 +147,12 @@ def _run(
             accelerator=accelerator,
             progress=progress,
             media=media,
+            mirror=mirror_of(accelerator, name, steps_before=num_steps),
         )
+        num_steps += result.steps
         finished.setdefault(index, []).append(result.folder)
-        if result.interrupted:
-            return TrainResult(result.folder, _flatten(finished, last), (), interrupted=True)
+        if result.stopped_by is not None and result.folder != output / "model":
+            return TrainResult(result.folder, _flatten(finished, last), (), result.stopped_by)
     stages = _flatten(finished, last)
     if not souped:
         return TrainResult(finished[last][0], stages, ())
@@ -182,7 +170,14 @@ def _soup_members(recipe: Recipe, finished: Mapping[int, list[Path]]) -> tuple[P
         return tuple(finished[last])
     if config.checkpoints is not None:
         end = finished[last][0]
-        before = state.checkpoints(end.parent)[-(config.checkpoints - 1) :]
+        every = recipe.stages[last].save_every
+        assert every is not None  # the recipe has been checked
+        regular = [
+            path
+            for path in step_folders.checkpoints(end.parent)
+            if step_folders.step_of(path) % every == 0
+        ]
+        before = regular[-(config.checkpoints - 1) :]
         if len(before) < config.checkpoints - 1:
             raise ConfigError(
                 f"soup.checkpoints is {config.checkpoints}, but the last stage has written "
@@ -214,6 +209,7 @@ def _run_stage(
     accelerator: Accelerator,
     progress: Progress | None,
     media: MediaPolicy | None,
+    mirror: Mirror,
 ) -> StageResult:
     fingerprint = recipe.fingerprint(index + 1, stage)
     complete = _completed_steps(model_folder, fingerprint)
@@ -221,7 +217,7 @@ def _run_stage(
         logger.info("%s is complete; not run again", folder.name)
         if progress is not None:
             progress.add_task(folder.name, total=complete, completed=complete)
-        return StageResult(model_folder, complete, interrupted=False)
+        return StageResult(model_folder, complete)
     seed = recipe.seed if stage.seed is None else stage.seed
     mixture = build_mixture(
         stage.data,
@@ -230,10 +226,11 @@ def _run_stage(
     )
     for warning in check_stage(stage, mixture, width=width_of(recipe.model)):
         logger.warning("%s: %s", folder.name, warning)
-    resume_from = state.latest_checkpoint(folder)
-    if resume_from is not None and state.read_state(resume_from).fingerprint != fingerprint:
-        raise ConfigError(f"{resume_from} belongs to other settings; choose another output folder")
     begin = start or resolve_folder(recipe.model.path, revision=recipe.model.revision)
+    sources = sources_of(recipe, begin, mixture) if distributed.is_main_process() else {}
+    resume_from = _resume_point(folder, accelerator.device)
+    if resume_from is not None:
+        check_continues(resume_from, fingerprint, sources)
     adapted = stage.lora.rank is not None
     # with adapters, a checkpoint continues from the frozen weights and the adapters apart
     source = begin if resume_from is None or adapted else resume_from
@@ -263,12 +260,14 @@ def _run_stage(
             folder=folder,
             model_folder=model_folder,
             fingerprint=fingerprint,
+            sources=sources,
             recipe=recipe.model_dump(mode="json"),
             seed=seed,
             resume_from=resume_from,
             progress=progress,
             label=folder.name,
-            kept_checkpoints=max(2, recipe.soup.checkpoints or 0),
+            mirror=mirror,
+            kept_checkpoints=max(stage.keep_checkpoints, recipe.soup.checkpoints or 0),
         )
     finally:
         processor.close()
@@ -299,6 +298,13 @@ def _bounds(bounds: Any) -> dict[str, int] | None:
     return None if bounds is None else bounds.model_dump()
 
 
+def _resume_point(folder: Path, device: torch.device) -> Path | None:
+    """The checkpoint that the first process finds, so that all continue from the same one."""
+    found = step_folders.latest_checkpoint(folder) if distributed.is_main_process() else None
+    step = distributed.number_of_main(-1 if found is None else step_folders.step_of(found), device)
+    return None if step < 0 else step_folders.checkpoint_folder(folder, step)
+
+
 def _completed_steps(model_folder: Path, fingerprint: str) -> int | None:
     """Steps of a finished stage with these settings; None when it must (still) run.
 
@@ -307,72 +313,11 @@ def _completed_steps(model_folder: Path, fingerprint: str) -> int | None:
     """
     if not model_folder.is_dir():
         return None
-    manifest = state.read_manifest(model_folder)
+    manifest = step_folders.read_manifest(model_folder)
     if manifest["fingerprint"] != fingerprint:
         raise ConfigError(f"{model_folder} belongs to other settings; choose another output folder")
-    return state.read_state(model_folder).step
+    return step_folders.read_state(model_folder).step
 
 
 def _flatten(finished: Mapping[int, list[Path]], last: int) -> tuple[Path, ...]:
     return tuple(folder for index in sorted(finished) if index < last for folder in finished[index])
-
-
-def _write_run_files(recipe: Recipe, output: Path) -> None:
-    """Write down the settings, after refusing a folder that holds a run of other settings."""
-    path = output / RECIPE_FILE
-    text = dump_recipe(recipe)
-    if path.is_file():
-        before = parse_recipe(path.read_text(encoding="utf-8"), source=str(path))
-        old, new = before.model_dump(mode="json"), recipe.model_dump(mode="json")
-        changed = sorted(_differing_keys(old, new) - _idle_keys(old, new))
-        if changed:
-            raise ConfigError(
-                f"{output} holds a run with other settings: {', '.join(changed[:8])}. "
-                "Choose another output folder, or undo the change to continue that run"
-            )
-    write_atomically(path, text.encode())
-    fields = {
-        "versions": package_versions(),
-        "git_revision": _git_revision(),
-        "fingerprint": recipe.fingerprint(len(recipe.stages)),
-    }
-    write_atomically(output / RUN_FILE, (json.dumps(fields, indent=2) + "\n").encode())
-
-
-def _differing_keys(old: Any, new: Any, path: str = "") -> set[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        pairs = [(str(key), old.get(key), new.get(key)) for key in keys]
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [(str(key), *pair) for key, pair in enumerate(zip(old, new, strict=True))]
-    else:
-        return set() if old == new else {path}
-    return {
-        key
-        for name, left, right in pairs
-        for key in _differing_keys(left, right, f"{path}.{name}" if path else name)
-    }
-
-
-def _idle_keys(old: Any, new: Any) -> set[str]:
-    """Differing keys that do not change the weights."""
-    idle = StageConfig.idle_fields() | {"name"}
-    return {key for key in _differing_keys(old, new) if key.split(".")[-1] in idle}
-
-
-def _git_revision() -> str | None:
-    """The commit of the checkout that mmembed runs from; None when it is installed."""
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():
-        return None
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()

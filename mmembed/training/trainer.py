@@ -9,11 +9,8 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,6 +18,7 @@ from accelerate import Accelerator
 from rich.progress import Progress
 
 from mmembed.config.stage import StageConfig
+from mmembed.data.bad_rows import BadRows
 from mmembed.data.loader import BatchLoader
 from mmembed.data.mixture import Mixture
 from mmembed.data.sampler import BatchSampler, GlobalBatch
@@ -28,23 +26,34 @@ from mmembed.encoder.encoder import Encoder
 from mmembed.errors import TrainingDiverged
 from mmembed.inputs.processor import Processor
 from mmembed.training import distributed, state
-from mmembed.training.forward import Batch, batch_loss, collator, hashed_seed
-from mmembed.training.metrics import MetricsLog, StepClock
+from mmembed.training.forward import Batch, batch_gradients, collator, hashed_seed
+from mmembed.training.heldout import HeldOut
+from mmembed.training.interrupts import stop_requests
+from mmembed.training.metrics import MetricsLog, Mirror, StepClock, numbers, peak_memory_bytes
 from mmembed.training.objectives import build_objectives
+from mmembed.training.observation import CollapseAlarm
 from mmembed.training.optim import Schedule, build_optimizer, freeze_parameters
+from mmembed.training.progress import StageLine
+from mmembed.training.run_files import METRICS_FILE
+from mmembed.training.step_folders import (
+    TrainingState,
+    checkpoint_folder,
+    read_state,
+    remove_older_checkpoints,
+)
 
 __all__ = ["StageResult", "train_stage"]
 
-METRICS_FILE = "metrics.jsonl"
+SKIPPED_FILE = "skipped.jsonl"
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """`folder` is the trained model, or the last checkpoint of an interrupted stage."""
+    """`folder` is the trained model, or the last checkpoint of a stage that a signal stopped."""
 
     folder: Path
     steps: int
-    interrupted: bool
+    stopped_by: int | None = None
 
 
 def train_stage(
@@ -57,20 +66,23 @@ def train_stage(
     folder: Path,
     model_folder: Path,
     fingerprint: str,
+    sources: dict[str, str],
     recipe: dict[str, Any],
     seed: int,
     resume_from: Path | None = None,
     progress: Progress | None = None,
     label: str = "training",
     kept_checkpoints: int = 2,
+    mirror: Mirror | None = None,
 ) -> StageResult:
     """Train `encoder` in place and save it as `model_folder`.
 
     Args:
         folder: for checkpoints and metrics.
         resume_from: a checkpoint of this stage that `encoder` was loaded from.
-        fingerprint, recipe: written into checkpoints.
+        fingerprint, sources, recipe: written into checkpoints.
         kept_checkpoints: the newest so many stay.
+        mirror: gets every row of the metrics, too.
 
     Raises:
         TrainingDiverged: a loss or gradient is not finite; no weight was changed by that step.
@@ -79,58 +91,75 @@ def train_stage(
     sampler = BatchSampler(mixture, stage.batch_size, stage.sampling, batch_sizes=stage.batch_sizes)
     total_steps = _total_steps(stage, sampler)
     freeze_parameters(encoder.backbone.model, stage.freeze)
+    if stage.gradient_checkpointing:
+        encoder.backbone.recompute_activations()
     objectives = build_objectives(stage, mixture).to(encoder.device)
     optimizer = build_optimizer(encoder, objectives, stage)
-    start = state.TrainingState(step=0, epoch=0, batch=0, fingerprint=fingerprint)
+    start = TrainingState(step=0, epoch=0, batch=0, fingerprint=fingerprint)
     if resume_from is not None:
-        start = state.read_state(resume_from)
+        start = read_state(resume_from)
         state.load_objectives(objectives, resume_from)
         state.load_optimizer(optimizer, encoder, objectives, resume_from)
     schedule = Schedule(optimizer, stage, total_steps=total_steps)
     model, optimizer = accelerator.prepare(encoder.train(), optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    bad_rows = None
+    if stage.on_bad_row == "skip":
+        bad_rows = BadRows(
+            sampler,
+            folder / SKIPPED_FILE,
+            max_fraction=stage.max_bad_fraction,
+            is_main=_is_main(),
+            exchange=lambda lines: distributed.joined(lines, encoder.device),
+        )
     loader: BatchLoader[Batch] = BatchLoader(
         sampler.batches(start.epoch, start.batch),
         mixture,
         collator(encoder, processor, stage),
         num_workers=stage.num_workers,
         cache_bytes=stage.prepared_cache_mb * 2**20,
+        ahead_bytes=stage.prepared_ahead_mb * 2**20,
+        bad_rows=bad_rows,
         rank=distributed.process_rank(),
         world_size=distributed.world_size(),
     )
-    autocast = torch.autocast(
-        encoder.device.type, dtype=torch.bfloat16, enabled=stage.dtype == "bfloat16"
-    )
-    loss_of = batch_loss(encoder, stage, mixture, objectives, autocast, seed=seed)
-    bar = progress.add_task(label, total=total_steps, completed=start.step) if progress else None
+    gradients = batch_gradients(encoder, stage, mixture, objectives, accelerator, seed=seed)
+    held_out = HeldOut(stage, encoder, processor, folder=folder, seed=seed, total_steps=total_steps)
+    line = StageLine(progress, label, total=total_steps, completed=start.step)
+    alarm = CollapseAlarm(label, from_step=math.ceil(stage.warmup_ratio * total_steps))
 
     def save(target: Path, step: int, at: GlobalBatch, *, resumable: bool) -> None:
-        distributed.wait_for_all()
+        score = held_out.score_at(step)
+        state.save_from_all(
+            target,
+            encoder,
+            processor,
+            objectives,
+            TrainingState(step, at.epoch, at.number + 1, fingerprint, sources, score),
+            optimizer=optimizer.optimizer if resumable else None,
+            recipe=recipe,
+        )
         if _is_main():
-            state.save_checkpoint(
-                target,
-                encoder,
-                processor,
-                objectives,
-                state.TrainingState(step, at.epoch, at.number + 1, fingerprint),
-                optimizer=optimizer.optimizer if resumable else None,
-                recipe=recipe,
-            )
-            state.remove_older_checkpoints(folder, kept=kept_checkpoints)
+            remove_older_checkpoints(folder, kept=kept_checkpoints, every=stage.save_every)
         distributed.wait_for_all()
 
-    step, clock, interrupted = start.step, StepClock(), False
+    step, stopped = start.step, False
+    clock = StepClock(num_processes=distributed.world_size())
     with (
         torch.random.fork_rng(devices=_cuda_devices(encoder)),
-        MetricsLog(folder / METRICS_FILE, from_step=start.step, enabled=_is_main()) as log,
+        MetricsLog(
+            folder / METRICS_FILE, from_step=start.step, enabled=_is_main(), mirror=mirror
+        ) as log,
         contextlib.closing(loader.__iter__()) as batches,  # ends the preparing threads
-        _interrupts() as stop,
+        stop_requests() as stop,
     ):
+        if step == 0 and held_out.due(0):
+            log.write(step=0, **held_out.evaluate(0))
         for at, batch in batches:
+            objectives.observing = logged = _is_due(step + 1, stage.log_every, total_steps)
             torch.manual_seed(_step_seed(seed, step))
             learning_rate = schedule.set_step(step)
-            output, share = loss_of(model, batch, at, step)
-            accelerator.backward(output.loss * share)
+            output = gradients(model, batch, at, step)
             distributed.average_gradients(objectives.parameters())
             grad_norm = accelerator.clip_grad_norm_(parameters, stage.max_grad_norm or math.inf)
             finite = math.isfinite(output.loss.item()) and math.isfinite(float(grad_norm))
@@ -139,38 +168,50 @@ def train_stage(
                     step=step + 1,
                     loss=output.loss.item(),
                     grad_norm=float(grad_norm),
-                    source=", ".join(batch.sources),
+                    rows=mixture.named_rows(at.rows),
                 )
             optimizer.step()
             objectives.temperature.project_()
             optimizer.zero_grad(set_to_none=True)
             step += 1
-            clock.add_tokens(batch.num_tokens)
-            if bar is not None and progress is not None:
-                progress.update(bar, completed=step, loss=f"{output.loss.item():.3f}")
-            if step % stage.log_every == 0 or step == total_steps:
-                log.write(
+            loss = output.loss.item()
+            clock.count(batch.num_tokens, len(at.rows), mixture.task(at.group), loss)
+            if logged:
+                measured = numbers(output.metrics)
+                row = log.write(
                     step=step,
                     epoch=at.epoch,
                     source=", ".join(batch.sources),
-                    loss=output.loss.item(),
+                    skipped_rows=loader.skipped_rows,
+                    loss=loss,
                     learning_rate=learning_rate,
                     grad_norm=float(grad_norm),
                     temperature=objectives.temperature.values(),
-                    **{name: value.item() for name, value in output.metrics.items()},
+                    **measured,
+                    collapsed=alarm(step, measured),
                     **clock.read(loader.wait_seconds),
+                    peak_memory_bytes=peak_memory_bytes(encoder.device),
                 )
-            if step >= total_steps:
+            line.show(step, loss, row if logged else None)
+            if held_out.due(step):
+                with clock.paused():
+                    log.write(step=step, **held_out.evaluate(step))
+            stopped = distributed.true_on_any(bool(stop), encoder.device)
+            if stopped or step >= total_steps:
                 break
-            interrupted = distributed.true_on_any(stop.is_set(), encoder.device)
-            if interrupted or (stage.save_every and step % stage.save_every == 0):
-                save(folder / f"step-{step:06d}", step, at, resumable=True)
-            if interrupted:
-                break
-    if interrupted:
-        return StageResult(folder / f"step-{step:06d}", step, interrupted=True)
-    save(model_folder, step, at, resumable=False)
-    return StageResult(model_folder, step, interrupted=False)
+            if (stage.save_every and step % stage.save_every == 0) or held_out.is_best_at(step):
+                with clock.paused():
+                    save(checkpoint_folder(folder, step), step, at, resumable=True)
+        done = step >= total_steps
+        target = model_folder if done else checkpoint_folder(folder, step)
+        if not (done and held_out.publish_best(model_folder)):
+            save(target, step, at, resumable=not done)
+        stopped = distributed.true_on_any(bool(stop), encoder.device)
+    return StageResult(target, step, (stop.signal or signal.SIGTERM) if stopped else None)
+
+
+def _is_due(step: int, every: int, total_steps: int) -> bool:
+    return step % every == 0 or step == total_steps
 
 
 def _total_steps(stage: StageConfig, sampler: BatchSampler) -> int:
@@ -197,23 +238,3 @@ def _cuda_devices(encoder: Encoder) -> list[torch.device]:
 
 def _is_main() -> bool:
     return distributed.is_main_process()
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks the loop to stop after its step; the second one ends the program."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def ask(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)

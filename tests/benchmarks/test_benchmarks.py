@@ -80,3 +80,19 @@ def test_all_sides_of_the_loss_suite_compute_the_same_loss_and_gradients(tmp_pat
         for theirs in others:
             assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-5)
             assert theirs["gradient_norms"] == pytest.approx(ours["gradient_norms"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_both_sides_of_the_train_suite_compute_the_same_loss_and_gradients(tmp_path: Path) -> None:
+    from benchmarks.__main__ import app
+
+    arguments = ["run", "--suite", "train", "--sizes", "48", "--rounds", "1"]
+    outcome = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path)])
+    assert outcome.exit_code == 0, outcome.output
+    (path,) = tmp_path.glob("*-train.json")
+    (result,) = json.loads(path.read_text())["results"]
+    ours, *others = (runs[0] for runs in result["sides"].values())
+    assert len(others) == 2
+    for theirs in others:
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
+        assert theirs["gradient_norm"] == pytest.approx(ours["gradient_norm"], rel=1e-3)

@@ -88,6 +88,11 @@ def test_plain_recipe_passes_without_a_warning():
         ("loss: {hardness: {alpha: 9, scope: hard}}", (WITHOUT,), "hardness.scope hard needs"),
         ("loss: {objective: cosent}", (WITH,), "cosent .* rows of with have no scores"),
         ("loss: {objective: yes_no}", (WITH, WITHOUT), "yes_no .* rows of without bring none"),
+        (
+            "loss: {hard_negatives: own}",
+            (WITHOUT,),
+            "hard_negatives own .*without bring none",
+        ),
         ("loss: {same_class: true}", (WITH,), "same_class .* rows of with have no label"),
         (
             "loss: {distillation: {weight: 1}}",
@@ -122,6 +127,7 @@ def test_loss_that_the_rows_cannot_feed_is_refused(stage: str, rows, message: st
         ("loss: {in_batch: false}", (WITH,)),
         ("loss: {mixed_negatives: {pair: [2, 2], list: true}}", (WITH, WITHOUT)),
         ("loss: {objective: cosent}", ("scores: true",)),
+        ("loss: {objective: cosent, hard_negatives: own}", ("scores: true",)),
         ("loss: {objective: yes_no}", (WITH,)),
         ("loss: {same_class: true}", ("label: true",)),
         ("loss: {distillation: {weight: 1}}", ("negatives: 1, scores: true",)),
@@ -165,6 +171,23 @@ def test_only_the_loss_of_a_task_is_asked_of_its_rows():
 def test_what_is_hardly_meant_is_said(stage: str, rows, message: str):
     (warning,) = warnings(stage, *rows)
     assert re.search(message, warning), warning
+
+
+def test_graded_pairs_of_one_batch_need_one_temperature():
+    losses = "loss: {objective: cosent}, temperature: {learnable: true, per_task: true}"
+    rows = [
+        "{adapter: 'tests.data.test_conformance:Rows', "
+        f"arguments: {{name: {name}, scores: true}}, "
+        f"temperature_group: {name}, group: {{group}}}}"
+        for name in ("near", "far")
+    ]
+    template = f"model: {{path: x}}\ndefaults: {{steps: 3}}\nstages: [{{data: [{', '.join(rows)}], "
+    together = template.replace("{group}", "all")
+    with pytest.raises(ConfigError, match="group all learns far, near; give its data one"):
+        check_recipe(parse_recipe(f"{together}{losses}}}]\n"))
+    check_recipe(parse_recipe(f"{together}loss: {{objective: cosent}}}}]\n"))
+    apart = template.replace("{group}", "one", 1).replace("{group}", "two")
+    check_recipe(parse_recipe(f"{apart}{losses}}}]\n"))
 
 
 def test_dimension_above_the_width_of_the_folder_is_refused(tmp_path: Path):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from itertools import islice
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmembed.config.stage import SamplingConfig
 from mmembed.data.mixture import Mixture, MixtureEntry
 from mmembed.data.sampler import BatchSampler, group_shares
 from mmembed.errors import ConfigError
-from mmembed.types import ContrastiveExample, MultimodalInput
+from mmembed.types import ContrastiveExample, Image, MultimodalInput
 
 GOLDEN = {
     test["id"]: test
@@ -174,3 +176,206 @@ def test_a_group_of_two_tasks_is_refused():
     mixture = Mixture([entry("a", 9, group="g"), entry("b", 9, group="g", task="sts")])
     with pytest.raises(ConfigError, match="group 'g' mixes tasks: a is retrieval, b is sts"):
         mixture.task("g")
+
+
+def apart_one_by_one(rows: list[int], documents: list[set[int]], size: int) -> list[list[int]]:
+    """The slow, obvious way to cut rows into batches: look at each row."""
+    fresh, waiting, batches = deque(rows), {}, []
+    while fresh or waiting:
+        batch, present = [], set()
+        for line in list(waiting):
+            if len(batch) < size and present.isdisjoint(documents[waiting[line][0]]):
+                batch.append(waiting[line].popleft())
+                present |= documents[batch[-1]]
+                if not waiting[line]:
+                    del waiting[line]
+        while fresh and len(batch) < size:
+            row = fresh.popleft()
+            if present.isdisjoint(documents[row]):
+                batch.append(row)
+                present |= documents[row]
+            else:
+                waiting.setdefault(min(present & documents[row]), deque()).append(row)
+        batches.append(batch)
+    return batches
+
+
+class Planned(Rows):
+    """Rows that can be planned, but not read."""
+
+    def __init__(self, documents: list[set[int]]) -> None:
+        super().__init__(len(documents), 1)
+        self.documents = documents
+
+    def __getitem__(self, index: int) -> ContrastiveExample:
+        raise AssertionError("planning reads a row")
+
+    def document_ids(self, index: int) -> tuple[str, ...]:
+        return tuple(map(str, sorted(self.documents[index])))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sets(st.integers(0, 12), min_size=1, max_size=1), min_size=1, max_size=60),
+    st.integers(1, 7),
+    st.integers(1, 40),
+)
+def test_planning_in_stretches_is_planning_row_by_row(
+    repeated: list[set[int]], size: int, num_single: int
+):
+    documents = repeated + [{100 + number} for number in range(num_single)]
+    mixture = Mixture([MixtureEntry(Planned(documents), "a", "a", "retrieval")])
+    batches = BatchSampler(mixture, size).epoch_batches(0)
+    rows = mixture.epoch_rows("a", 0).tolist()
+    expected = apart_one_by_one(rows, documents, size)
+    assert sorted(batch.rows for batch in batches) == sorted(map(tuple, expected))
+
+
+def test_rows_with_several_documents_share_none_of_them_in_a_batch():
+    documents = [{row % 7, 50 + row % 5, 1000 + row} for row in range(60)]
+    mixture = Mixture([MixtureEntry(Planned(documents), "a", "a", "retrieval")])
+    batches = BatchSampler(mixture, 6).epoch_batches(0)
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(60))
+    for batch in batches:
+        present = Counter(document for row in batch.rows for document in documents[row])
+        assert max(present.values()) == 1
+
+
+@given(st.integers(1, 40), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_shares_of_the_processes_are_the_batch_in_order(size: int, world_size: int):
+    batch = BatchSampler(Mixture([entry("a", 40)]), size).epoch_batches(0)[0]
+    shares = [batch.share(rank, world_size) for rank in range(world_size)]
+    assert [place for share in shares for place in share] == list(range(len(batch.rows)))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_an_epoch_that_is_continued_by_more_processes_uses_each_row_once():
+    def rows(numbers: slice, world_size: int) -> list[int]:
+        batches = BatchSampler(Mixture([entry("a", 50), entry("b", 31)]), 8).epoch_batches(0)
+        return [
+            batch.rows[place]
+            for batch in batches[numbers]
+            for rank in range(world_size)
+            for place in batch.share(rank, world_size)
+        ]
+
+    straight = rows(slice(None), 1)
+    assert rows(slice(None, 5), 2) + rows(slice(5, None), 3) == straight
+    assert sorted(straight) == list(range(81))
+
+
+def interleaving(**options) -> SamplingConfig:
+    return SamplingConfig(sub_batch_size=4, **options)
+
+
+def test_sub_batches_are_of_one_group_and_batches_of_several():
+    names = {"a": 200, "b": 120, "c": 80}
+    mixture = Mixture([entry(name, size) for name, size in names.items()])
+    batches = BatchSampler(mixture, 12, interleaving()).epoch_batches(0)
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(400))
+    mixed = 0
+    for batch in batches:
+        groups = [mixture.group_of(row) for row in batch.rows]
+        assert batch.group == groups[0]
+        subs = [set(groups[begin : begin + 4]) for begin in range(0, len(groups), 4)]
+        assert all(len(sub) == 1 for sub in subs)
+        mixed += len(set(groups)) > 1
+        assert len(batch.rows) == 12 or batch.number < len(batches)
+    assert mixed > len(batches) / 2
+    assert sum(len(batch.rows) == 12 for batch in batches) >= len(batches) - 1
+
+
+def test_sub_batches_stay_within_a_task():
+    entries = [entry("a", 40), entry("b", 40), entry("s", 40, task="sts"), entry("t", 9, task="qa")]
+    mixture = Mixture([*entries, entry("u", 40, task="sts")])
+    batches = BatchSampler(mixture, 8, interleaving()).epoch_batches(0)
+    for batch in batches:
+        assert len({mixture.task(mixture.group_of(row)) for row in batch.rows}) == 1
+    alone = [len(batch.rows) for batch in batches if batch.group == "t"]
+    assert sorted(alone) == [1, 8]  # its task has no other group: whole batches
+
+
+def test_no_document_is_twice_in_a_batch_of_sub_batches():
+    # all groups have documents 0..19
+    mixture = Mixture([entry(name, 60, 20) for name in "abc"])
+    batches = BatchSampler(mixture, 12, interleaving()).epoch_batches(0)
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(180))
+    for batch in batches:
+        documents = [mixture.row(row).index % 20 for row in batch.rows]
+        assert len(set(documents)) == len(documents)
+
+
+def test_sub_batches_follow_the_shares_of_their_groups():
+    mixture = Mixture([entry("a", 400), entry("b", 100), entry("s", 100, task="sts")], seed=1)
+    sampling = interleaving(exponent=0.5, task_shares={"sts": 0.25})
+    sampler = BatchSampler(mixture, 12, sampling)
+    rows: Counter[str] = Counter()
+    for epoch in range(20):
+        for batch in sampler.epoch_batches(epoch):
+            rows.update(mixture.group_of(row) for row in batch.rows)
+    share = {group: count / rows.total() for group, count in rows.items()}
+    assert share == pytest.approx({"a": 0.5, "b": 0.25, "s": 0.25}, abs=0.03)
+
+
+def test_interleaving_without_two_groups_of_a_task_is_refused():
+    mixture = Mixture([entry("a", 9), entry("b", 9, task="sts")])
+    with pytest.raises(ConfigError, match=r"no two groups have one task: a is retr.*, b is sts"):
+        BatchSampler(mixture, 8, interleaving())
+
+
+def test_sub_batches_that_do_not_fill_the_batch_are_refused():
+    mixture = Mixture([entry("a", 9), entry("b", 9)])
+    with pytest.raises(ConfigError, match="is 4, which does not divide the batch size 10"):
+        BatchSampler(mixture, 10, interleaving())
+
+
+class Copies(Rows):
+    """Rows `i` and `i + size / 2` have other ids and the same content."""
+
+    def __init__(self, folder: Path, size: int, what: str) -> None:
+        super().__init__(size, size)
+        self.what = what
+        self.files = [folder / f"{index}.png" for index in range(size)]
+        for index, file in enumerate(self.files):
+            file.write_bytes(b"picture %d" % (index % (size // 2)))
+
+    def __getitem__(self, index: int) -> ContrastiveExample:
+        text = f"text {index % (self.size // 2)}"
+        query = text if self.what == "query" else f"query {index}"
+        document = text if self.what == "document" else f"document {index}"
+        positive = MultimodalInput.of(document)
+        if self.what == "file":
+            positive = MultimodalInput((Image(self.files[index]),))
+        return ContrastiveExample(
+            MultimodalInput.of(query), (positive,), positive_ids=(str(index),)
+        )
+
+    def document_ids(self, index: int) -> tuple[str, ...]:
+        return (str(index),)
+
+
+@pytest.mark.parametrize("what", ["query", "document", "file"])
+def test_equal_contents_under_other_ids_are_kept_apart_on_request(tmp_path: Path, what: str):
+    mixture = Mixture([MixtureEntry(Copies(tmp_path, 20, what), "a", "a", "retrieval")])
+
+    def copies(distinct: str) -> int:
+        sampler = BatchSampler(mixture, 10, SamplingConfig(distinct=distinct))
+        batches = sampler.epoch_batches(0)
+        assert sorted(row for batch in batches for row in batch.rows) == list(range(20))
+        return sum(len(b.rows) - len({row % 10 for row in b.rows}) for b in batches)
+
+    assert copies("documents") > 0
+    assert copies("contents") == 0
+
+
+def test_a_text_may_be_the_query_of_one_row_and_the_document_of_another():
+    class Chain(Rows):
+        def __getitem__(self, index: int) -> ContrastiveExample:
+            return ContrastiveExample(
+                MultimodalInput.of(f"text {index}"), (MultimodalInput.of(f"text {index + 1}"),)
+            )
+
+    mixture = Mixture([MixtureEntry(Chain(10, 10), "a", "a", "retrieval")])
+    sampler = BatchSampler(mixture, 10, SamplingConfig(distinct="contents"))
+    assert len(sampler.epoch_batches(0)) == 1

@@ -35,7 +35,7 @@ def rows(*, pictures: bool) -> list[TrainingRow]:
 
 def loss_of(model: RerankerModel, batch: PairBatch, form: str = "full_vocabulary"):
     return yes_no_loss_from_states(
-        model(batch.inputs), model.head, batch.labels, model.yes_id, model.no_id, form
+        model(batch.inputs[0]), model.head, batch.labels, model.yes_id, model.no_id, form
     )
 
 
@@ -48,9 +48,9 @@ def test_loss_and_gradients_equal_those_of_plain_transformers(tiny_reranker: Pat
 
     plain = AutoModelForImageTextToText.from_pretrained(tiny_reranker, attn_implementation="eager")
     losses = []
-    borders = batch.inputs["cu_seqlens"].tolist()
+    borders = batch.inputs[0]["cu_seqlens"].tolist()
     for begin, end, label in zip(borders, borders[1:], batch.labels.tolist(), strict=False):
-        logits = plain(input_ids=batch.inputs["input_ids"][None, begin:end]).logits[0, -1]
+        logits = plain(input_ids=batch.inputs[0]["input_ids"][None, begin:end]).logits[0, -1]
         answers = [model.no_id, model.yes_id]
         if form == "full_vocabulary":
             losses.append(-torch.log_softmax(logits, 0)[answers[label]])
@@ -81,7 +81,7 @@ def test_a_few_steps_lower_the_loss_and_move_every_score_to_its_label(
         optimizer.step()
         losses.append(loss.item())
     with torch.no_grad():
-        scores = model.scores(model(batch.inputs))
+        scores = model.scores(model(batch.inputs[0]))
     assert losses[-1] < losses[0] / 10
     assert torch.equal(scores > 0.5, batch.labels)
     assert (scores - batch.labels.float()).abs().max() < 0.2

@@ -42,8 +42,8 @@ def rows(*examples: ContrastiveExample, **options) -> list[TrainingRow]:
 
 def items_of(batch: ContrastiveBatch) -> list[list[int]]:
     """Token ids of each item, queries first."""
-    borders = batch.inputs["cu_seqlens"].tolist()
-    packed = [batch.inputs["input_ids"][b:e].tolist() for b, e in pairwise(borders)]
+    borders = batch.inputs[0]["cu_seqlens"].tolist()
+    packed = [batch.inputs[0]["input_ids"][b:e].tolist() for b, e in pairwise(borders)]
     return [packed[place] for place in batch.place.tolist()]
 
 
@@ -55,7 +55,7 @@ def test_queries_come_first_then_positives_then_hard_negatives(processor: Proces
     order += [(text, "document") for text in ("A red apple", *"BECDF")]
     expected = [processor.prepare(MultimodalInput.of(t), role=r).input_ids for t, r in order]
     assert items_of(batch) == [ids.tolist() for ids in expected]
-    lengths = torch.diff(batch.inputs["cu_seqlens"])
+    lengths = torch.diff(batch.inputs[0]["cu_seqlens"])
     assert torch.equal(lengths, lengths.sort().values)
     assert batch.positive.tolist() == [0, 1, 2]
     assert batch.owner.tolist() == [0, 1, 2, 1, 1, 2]

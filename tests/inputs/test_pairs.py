@@ -134,8 +134,8 @@ def capped(*examples: ContrastiveExample) -> list[TrainingRow]:
 
 def prompts_of(batch: PairBatch) -> dict[tuple[int, ...], bool]:
     """Token ids of each prompt -> its label."""
-    borders = batch.inputs["cu_seqlens"].tolist()
-    packed = [tuple(batch.inputs["input_ids"][b:e].tolist()) for b, e in pairwise(borders)]
+    borders = batch.inputs[0]["cu_seqlens"].tolist()
+    packed = [tuple(batch.inputs[0]["input_ids"][b:e].tolist()) for b, e in pairwise(borders)]
     assert len(set(packed)) == len(packed) == len(batch.labels)
     return dict(zip(packed, batch.labels.tolist(), strict=True))
 
@@ -160,7 +160,7 @@ def test_a_positive_is_relevant_and_a_hard_negative_is_not(processor):
         ("c", "E", True),
         ("c", "F", False),
     )
-    lengths = torch.diff(batch.inputs["cu_seqlens"])
+    lengths = torch.diff(batch.inputs[0]["cu_seqlens"])
     assert torch.equal(lengths, lengths.sort().values)
     assert batch.labels.dtype == torch.bool
     assert batch.num_queries == 3

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from mmembed.losses.embeddings import ContrastiveEmbeddings
 from mmembed.losses.info_nce import Focal, Hardness, InfoNCE
-from mmembed.losses.masks import DocumentSimilarityMask, MarginMask
-from mmembed.losses.mixing import MixedNegatives
-from mmembed.losses.validation import NonFiniteEmbeddings
-from tests.losses.dense_info_nce import make_batch, share_of
+from mmembed.losses.masks import DocumentSimilarityMask
+from tests.losses.dense_info_nce import make_batch
 
 NEUTRAL = InfoNCE(hard_negatives="none", duplicate_id=False)
 
@@ -148,24 +146,6 @@ def test_similarity_mask_is_left_off_when_it_would_drop_too_much():
     assert replace(NEUTRAL, similarity_mask=below)(e, tau).metrics["masked_fraction"] == 0
 
 
-def test_order_of_rows_and_columns_does_not_matter():
-    loss = InfoNCE(
-        similarity_mask=DocumentSimilarityMask(0.95), hardness=Hardness(9.0), symmetric=True
-    )
-    e, tau = random_batch(), torch.linspace(0.05, 0.5, 6, dtype=torch.float64)
-    rows = torch.randperm(6, generator=torch.Generator().manual_seed(1))
-    columns = torch.randperm(18, generator=torch.Generator().manual_seed(2))
-    new_row, new_column = rows.argsort(), columns.argsort()
-    shuffled = ContrastiveEmbeddings.of_one_process(
-        e.queries[rows],
-        e.documents[columns],
-        new_column[e.positive[rows]],
-        new_row[e.owner[columns]],
-        e.ids[columns],
-    )
-    torch.testing.assert_close(loss(shuffled, tau[rows]).loss, loss(e, tau).loss)
-
-
 def test_mean_over_parts_of_the_rows_is_the_loss_of_the_whole_batch():
     loss = InfoNCE(
         similarity_mask=DocumentSimilarityMask(0.5, max_masked_fraction=0.5),
@@ -209,30 +189,6 @@ def test_loss_without_any_negatives_is_refused():
         InfoNCE(in_batch=False, hard_negatives="none")
 
 
-@pytest.mark.parametrize("name", ["row", "positive", "all_positive", "owner", "ids"])
-def test_index_of_the_wrong_length_is_refused_by_name(name: str):
-    e = random_batch()
-    with pytest.raises(ValueError, match=rf"ContrastiveEmbeddings\.{name} has shape"):
-        replace(e, **{name: torch.arange(2)})
-
-
-REDUCED = [
-    {"hardness": Hardness(0.0, "hard", False)},
-    {"focal": Focal(0.0, "base", True)},
-    {"margin_mask": MarginMask(math.inf)},
-    {"margin_mask": MarginMask(None, "documents")},
-    {"similarity_mask": DocumentSimilarityMask(1.01)},
-    {"mixed_negatives": MixedNegatives()},
-]
-
-
-@pytest.mark.parametrize("change", REDUCED, ids=str)
-def test_knobs_that_are_off_reduce_every_pool_to_the_plain_loss(change: dict):
-    e, tau = make_batch(), torch.tensor(0.1, dtype=torch.float64)
-    plain = InfoNCE(query_query=True, document_document="all", own_documents=True)
-    assert torch.equal(replace(plain, **change).row_losses(e, tau), plain.row_losses(e, tau))
-
-
 @pytest.mark.parametrize("knob", ["hardness", "focal"])
 def test_detached_weights_change_the_gradient_and_not_the_value(knob: str):
     found = []
@@ -243,27 +199,6 @@ def test_detached_weights_change_the_gradient_and_not_the_value(knob: str):
         found.append((loss.detach(), torch.autograd.grad(loss, e.documents)[0]))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-14, atol=0)
     assert not torch.allclose(found[0][1], found[1][1])
-
-
-def test_masked_document_changes_neither_loss_nor_gradient():
-    """A hard negative with the content of row 1's positive, seen by the process of row 1."""
-    found = []
-    for added in (0, 1):
-        e = make_batch()
-        copy = e.positive[1].repeat(added)
-        grown = replace(
-            share_of(e, slice(1, 2)),
-            documents=torch.cat([e.documents, e.documents[copy].detach()]),
-            owner=torch.cat([e.owner, copy * 0]),
-            ids=torch.cat([e.ids, e.ids[copy]]),
-            document_classes=torch.cat([e.document_classes, copy * 0 + 9]),
-        )
-        tau = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
-        loss = InfoNCE(document_document="all", hardness=Hardness(9.0), focal=Focal(0.5))
-        value = loss(grown, tau).loss
-        found.append((value, *torch.autograd.grad(value, (e.queries, e.documents, tau))))
-    for without, with_masked in zip(*found, strict=True):
-        torch.testing.assert_close(with_masked, without, rtol=1e-12, atol=1e-14)
 
 
 def test_row_with_every_candidate_of_every_pool_masked_has_exactly_no_loss_and_no_gradient():
@@ -298,28 +233,6 @@ def test_tiny_and_huge_losses_keep_their_digits_in_float32():
         swapped = replace(e, positive=torch.tensor([1]), all_positive=torch.tensor([1]))
         exact = (1 - cosine) / tau + exact
         assert InfoNCE()(swapped, torch.tensor(tau)).loss.item() == pytest.approx(exact, rel=1e-5)
-
-
-@pytest.mark.parametrize("value", [0.0, -0.1, math.nan])
-def test_temperature_that_is_not_above_zero_is_refused_with_its_row(value: float):
-    tau = torch.tensor([0.1, 0.1, value, 0.1, 0.1], dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"temperature is .* in row 2"):
-        InfoNCE()(make_batch(), tau)
-
-
-def test_temperature_of_the_wrong_length_is_refused():
-    with pytest.raises(ValueError, match=r"shape \(3,\); expected a scalar or \(5,\)"):
-        InfoNCE()(make_batch(), torch.full((3,), 0.1))
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("name", ["queries", "documents"])
-def test_embeddings_that_are_not_finite_are_refused_with_their_row(name: str, value: float):
-    e = make_batch()
-    with torch.no_grad():
-        getattr(e, name)[3, 1] = value
-    with pytest.raises(NonFiniteEmbeddings, match=rf"{name} has .* 1 of \d+ .* first in row 3"):
-        InfoNCE()(e, torch.tensor(0.1))
 
 
 def test_own_documents_without_their_pool_are_refused():

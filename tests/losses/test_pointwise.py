@@ -19,14 +19,19 @@ IDS = CASE["inputs"]["yes"], CASE["inputs"]["no"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("label", ["yes", "no"])
 @pytest.mark.parametrize(
-    ("form", "key"), [("full_vocabulary", "sft_full_vocab"), ("two_way", "two_way")]
+    ("form", "label", "key"),
+    [
+        ("full_vocabulary", "yes", "sft_full_vocab_label_yes"),
+        ("full_vocabulary", "no", "sft_full_vocab_label_no"),
+        ("two_way", "yes", "two_way_label_yes"),
+        ("two_way", "no", "two_way_label_no"),
+    ],
 )
 def test_value_equals_the_golden_number_from_logits_and_from_states(
-    form: str, key: str, label: str, dtype: torch.dtype
+    form: str, label: str, key: str, dtype: torch.dtype
 ):
-    expected = CASE["expected"][f"{key}_label_{label}"]
+    expected = CASE["expected"][key]
     logits = torch.tensor([CASE["inputs"]["logits"]], dtype=dtype)
     labels = torch.tensor([label == "yes"])
     for output in (

@@ -19,7 +19,8 @@ from mmembed.errors import ConfigError, InputError, TrainingDiverged
 from mmembed.soup.methods import slerp_fold
 from mmembed.training import stages
 from mmembed.training.metrics import read_metrics
-from mmembed.training.stages import TrainResult, training_progress
+from mmembed.training.progress import training_progress
+from mmembed.training.stages import TrainResult
 
 ADAPTER = "tests.training.pairs:ColourPairs"
 
