@@ -2,7 +2,7 @@
 
 Threads, not processes. Files are decoded in killable processes already (`inputs/sandbox.py`), and
 tokenising and resizing release the interpreter lock. What a pool of processes would add was
-measured with a training loop of small eager operations (two busy cores, medians of four rounds): beside
+measured with a training loop of small eager operations (two busy cores, four rounds): beside
 one preparing thread it ran at 1.0 (texts) and 1.3 (pictures) times its speed beside a process that
 prepares the same, beside two at 0.9 and 1.0 times. A process would have to send 6 MB of patches
 for each picture of 1280 tokens.

@@ -20,6 +20,7 @@ from mmembed.losses.embeddings import ContrastiveEmbeddings
 
 __all__ = [
     "LocalEmbeddings",
+    "allow_unequal_forwards",
     "average_gradients",
     "exchange_gradients_of",
     "gather",
@@ -142,6 +143,12 @@ def mean(value: Tensor) -> Tensor:
     total = value.clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def allow_unequal_forwards(model: torch.nn.Module) -> None:
+    """Let processes run different numbers of forward passes: buffers, all constant, stay put."""
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        model.broadcast_buffers = False
 
 
 def exchange_gradients_of(model: torch.nn.Module, loss: Tensor) -> None:

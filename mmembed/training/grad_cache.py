@@ -83,12 +83,14 @@ class ChunkedBackward:
         Raises:
             ConfigError: an item does not fit into memory even alone.
         """
+        distributed.allow_unequal_forwards(model)
         return self._fitting(chunks, lambda fitting: self._cached(model, fitting, loss_of))
 
     def additive(
         self, model: nn.Module, chunks: Sequence[EncoderInputs], loss_of: ChunkLoss
     ) -> LossOutput:
         """Gradients of a loss that is a mean over items: chunks are added up. Raises likewise."""
+        distributed.allow_unequal_forwards(model)
         return self._fitting(chunks, lambda fitting: self._accumulated(model, fitting, loss_of))
 
     def _cached(

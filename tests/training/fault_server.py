@@ -160,7 +160,7 @@ def insist(number: int) -> None:
 def save_in_a_loop(checkpoint: str, output: str, first: int) -> None:
     """Checkpoints whose tensors are all filled with their step, as fast as they can be written.
 
-    `committed` gets one byte more for each that is complete.
+    `committed` has the number of the last one that is complete.
     """
     encoder, processor = load_encoder(Path(checkpoint))
     objectives = Objectives({}, Temperature(["a"], learnable=True))
@@ -180,7 +180,7 @@ def save_in_a_loop(checkpoint: str, output: str, first: int) -> None:
             optimizer=optimizer,
             recipe={},
         )
-        (folder / "committed").write_text(str(step))
+        write_atomically(folder / "committed", str(step).encode())
         step_folders.remove_older_checkpoints(folder, kept=2)
 
 
@@ -203,6 +203,8 @@ def _fork(work: Callable[[], object], output: Path) -> int:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # a shell that starts the tests in the background has them ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code = int(work() or 0)
     except SystemExit as ended:
         code = int(ended.code or 0)

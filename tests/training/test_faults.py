@@ -82,7 +82,7 @@ def kill_while_saving(server: FaultServer, checkpoint: Path, folder: Path, *, tr
         attempt.until(lambda aim=aim: any(folder.glob(f"*step-{aim:06d}*")))
         assert attempt.kill(delay=draw.uniform(0, 0.05)) == -9, attempt.output
         newest = latest_checkpoint(folder)
-        last = int(committed.read_text() or 0) if committed.is_file() else 0
+        last = int(committed.read_text()) if committed.is_file() else 0
         if newest is None:
             assert last == 0
             continue

@@ -31,7 +31,9 @@ def shown(*, terminal: bool, rows: int = 300) -> str:
 
 
 def test_a_terminal_shows_loss_tau_speed_and_waiting():
-    assert "loss 1.500 tau 0.02-0.05 12.3k tok/s wait 12%" in shown(terminal=True)
+    output = shown(terminal=True)
+    assert "loss 1.500 tau 0.02-0.05 12.3k tok/s wait 12%" in output
+    assert "stage1 300/300" not in output  # the plain line
 
 
 def test_a_file_gets_one_line_at_the_end_of_a_short_stage():
