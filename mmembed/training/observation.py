@@ -147,7 +147,7 @@ class CollapseAlarm:
         collapsed = (
             len(self._recent) == COLLAPSED_ROWS
             and min(self._recent) > COLLAPSED_SIMILARITY
-            and 1 - self._recent[-1] < 1.5 * (1 - self._recent[0]) + 1e-6
+            and 1 - self._recent[-1] < 3 * (1 - self._recent[0]) + 1e-6
         )
         if collapsed and not self._has_warned and distributed.is_main_process():
             self._has_warned = True

@@ -287,7 +287,8 @@ def run_script(script: str, *, wait: bool = True) -> subprocess.Popen[str]:
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.inputs.sizing import MediaBudget
 from mmembed.types import Image
