@@ -127,7 +127,8 @@ def test_training_does_not_notice_its_evaluation(tiny_checkpoint: Path, tmp_path
 
 
 def test_numbers_are_those_of_the_saved_model(tiny_checkpoint: Path, tmp_path: Path):
-    settings = recipe(tiny_checkpoint, **evaluation())
+    dropout = {"rank": 2, "alpha": 4, "dropout": 0.5}  # off in an evaluation
+    settings = recipe(tiny_checkpoint, lora=dropout, **evaluation())
     model = train(settings, output=tmp_path, cpu=True).model
     row = read_metrics(tmp_path / "stage1" / "metrics.jsonl")[-1]
     pool = pools_of(settings.stages[0], seed=settings.seed)[1]
