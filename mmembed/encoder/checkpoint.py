@@ -12,9 +12,10 @@ import json
 import logging
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -238,7 +239,8 @@ def save_encoder(
     aside = folder.with_name(f".{folder.name}.tmp-{uuid.uuid4().hex[:8]}")
     aside.mkdir()
     try:
-        with _quiet_transformers():
+        # standard output is for results; deepspeed, which this imports where installed, logs there
+        with _quiet_transformers(), redirect_stdout(sys.stderr):
             model = encoder.backbone.model
             model.save_pretrained(aside, state_dict=merged_weights(model))
         for name, content in processor.side_files.items():

@@ -11,7 +11,6 @@ run/
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +96,6 @@ def train(
         TrainingDiverged, InputError: see `train_stage`.
     """
     check_recipe(recipe)  # all stages, before hours go into the first one
-    if cpu or not torch.accelerator.is_available():
-        # deepspeed, where installed, would tell standard output that it found none
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(
