@@ -8,6 +8,7 @@ and `EncoderConfig`. What is saved also loads in sentence-transformers, where th
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -321,12 +322,18 @@ def _write_layout(folder: Path, encoder: Encoder, inputs: InputConfig) -> None:
     problem = layout_problem(inputs, encoder.config)
     if problem:
         level = logging.WARNING if encoder.config.kind == "embedder" else logging.INFO
-        logger.log(level, "not written for sentence-transformers: %s", problem)
+        _say_once(level, f"not written for sentence-transformers: {problem}")
         return
     for name, text in layout_files(inputs, encoder.config, encoder.backbone.hidden_size).items():
         target = folder / name
         target.parent.mkdir(exist_ok=True)
         target.write_text(text, encoding="utf-8")
+
+
+@functools.cache
+def _say_once(level: int, message: str) -> None:
+    """A run saves many folders for one reason."""
+    logger.log(level, message)
 
 
 def _with_budget(

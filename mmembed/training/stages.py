@@ -28,7 +28,7 @@ from mmembed.encoder.checkpoint import load_encoder, resolve_folder
 from mmembed.encoder.encoder import Encoder
 from mmembed.encoder.lora import add_lora, load_adapter
 from mmembed.encoder.reranker_model import load_reranker
-from mmembed.errors import ConfigError
+from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.processor import Processor
 from mmembed.inputs.prompt import load_template
@@ -222,7 +222,7 @@ def _run_stage(
     )
     for warning in check_stage(stage, mixture, width=width_of(recipe.model)):
         logger.warning("%s: %s", folder.name, warning)
-    begin = start or resolve_folder(recipe.model.path, revision=recipe.model.revision)
+    begin = start or _start_model(recipe.model)
     sources = sources_of(recipe, begin, mixture) if distributed.is_main_process() else {}
     resume_from = _resume_point(folder, accelerator.device)
     if resume_from is not None:
@@ -268,6 +268,14 @@ def _run_stage(
     finally:
         processor.close()
         accelerator.free_memory()
+
+
+def _start_model(model: ModelConfig) -> Path:
+    try:
+        return resolve_folder(model.path, revision=model.revision)
+    except CheckpointError as error:
+        hint = "the tiny recipes start from quickstart/untrained, which `mmembed quickstart` writes"
+        raise CheckpointError(f"model.path: {error} ({hint})") from error
 
 
 def model_overrides(model: ModelConfig) -> dict[str, dict[str, Any]]:

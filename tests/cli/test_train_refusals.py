@@ -110,7 +110,9 @@ def test_a_mistyped_model_path_can_be_corrected_in_the_same_folder(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    assert train("tiny_kalm", tmp_path / "absent", output).exit_code == 2
+    mistyped = train("tiny_kalm", tmp_path / "absent", output)
+    assert mistyped.exit_code == 2
+    assert "model.path" in mistyped.stderr and "mmembed quickstart" in mistyped.stderr
     short = ["stages.1.loss.matryoshka={}", "stages.1.steps=1", "soup={}", "stages.0.batch_size=4"]
     done = train("tiny_kalm", tiny_checkpoint, output, *short, "stages.1.batch_size=4")
     assert done.exit_code == 0, done.stderr
