@@ -9,8 +9,8 @@ batch and contrasts across all of it.
 An epoch's batches are a function of (seed, epoch), so the state of the sampler is two numbers,
 (epoch, batch). Batches are global; each process takes its share, so they do not depend on the
 number of processes. Planning reads no row where adapters have `document_ids`: 1 million rows took
-2.9 s of processor time at the start and 0.7 s for each further epoch, 3 s where half of the rows
-repeat a document.
+2.9 s of processor time at the start and 0.7 s for each further epoch, 3 s where each document
+comes twice.
 """
 
 from __future__ import annotations

@@ -140,7 +140,9 @@ def interrupted(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.Monke
     model.mkdir()
     for path in tiny_checkpoint.iterdir():
         (model / path.name).write_bytes(path.read_bytes())
-    settings = recipe(model)
+    prompt = tmp_path / "prompt.json"
+    prompt.write_text('{"name": "mine", "template": "{content}<|endoftext|>"}')
+    settings = recipe(model, f"model.prompt={prompt}")
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         train(settings, tmp_path / "run")
@@ -163,6 +165,14 @@ def test_changed_weights_of_the_start_are_refused(interrupted: Recipe, tmp_path:
     next(iter(tensors.values())).add_(1)
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"this has changed: model \("):
+        train(interrupted, tmp_path / "run")
+
+
+def test_a_changed_prompt_file_is_refused(interrupted: Recipe, tmp_path: Path):
+    (tmp_path / "prompt.json").write_text(
+        '{"name": "mine", "template": "<s>{content}<|endoftext|>"}'
+    )
+    with pytest.raises(ConfigError, match=r"this has changed: model.prompt \("):
         train(interrupted, tmp_path / "run")
 
 
