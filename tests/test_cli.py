@@ -18,7 +18,9 @@ from tests import media_files
 
 COMMANDS = (
     "quickstart",
+    "plan",
     "train",
+    "launch",
     "report",
     "soup",
     "soup-card",

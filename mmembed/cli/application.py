@@ -17,6 +17,8 @@ from mmembed.cli.ablate import ablate
 from mmembed.cli.console import say
 from mmembed.cli.encode import encode
 from mmembed.cli.index import index
+from mmembed.cli.launch import launch
+from mmembed.cli.plan import plan
 from mmembed.cli.quickstart import quickstart
 from mmembed.cli.rank import rank
 from mmembed.cli.recipe import recipe
@@ -89,6 +91,19 @@ def _options(
     """
 
 
-for _command in (quickstart, train, report, soup, soup_card, encode, rank, index, search, ablate):
+for _command in (
+    quickstart,
+    plan,
+    train,
+    launch,
+    report,
+    soup,
+    soup_card,
+    encode,
+    rank,
+    index,
+    search,
+    ablate,
+):
     app.command()(_command)
 app.add_typer(recipe, name="recipe")

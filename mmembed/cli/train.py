@@ -23,6 +23,13 @@ def train(
         list[str] | None,
         typer.Option(help="Mirror the metrics: tensorboard, wandb or trackio; may be repeated."),
     ] = None,
+    distribution: Annotated[
+        str,
+        typer.Option(
+            help="How several processes share the model: ddp (each has all of it), fsdp2, zero1, "
+            "zero2, zero3, or a .json file of DeepSpeed's settings. The weights are the same."
+        ),
+    ] = "ddp",
     resume: Annotated[
         Literal["auto", "never", "must"],
         typer.Option(help="never refuses a folder that holds a run, must one that holds none."),
@@ -33,6 +40,8 @@ def train(
     \b
     Example:
       mmembed train tiny --output run --set stages.0.steps=50
+
+    `mmembed launch` prints how to start it on several GPUs or machines.
     """
     from rich.console import Console
 
@@ -48,6 +57,7 @@ def train(
             progress=progress,
             resume=resume,
             trackers=tracker or (),
+            distribution=distribution,
         )
     typer.echo(result.model)
     if result.stopped_by is not None:

@@ -106,6 +106,10 @@ class StageConfig(StrictModel):
         chunk_tokens: the batch runs in chunks of so many tokens, patch rows of pictures included;
             memory no longer grows with `batch_size`. None = all at once.
         gradient_checkpointing: keep less of the forward pass and compute it twice.
+        tower_cache_mb: memory of each process for the features of pictures that a frozen vision
+            tower has seen: it sees each picture once while they fit. A run that is continued then
+            repeats the straight one up to rounding. 0 = off.
+        compile: compile the layers of both towers with torch.compile; the first steps are slow.
         loss: of every task that `losses` does not name.
         losses: by task of the batch, each a whole `LossConfig` merged over `loss`.
         sampling: which group gives the next batch.
@@ -150,6 +154,8 @@ class StageConfig(StrictModel):
     dtype: Literal["float32", "bfloat16"] = "float32"
     chunk_tokens: int | None = Field(default=None, ge=1)
     gradient_checkpointing: bool = False
+    tower_cache_mb: int = Field(default=0, ge=0)
+    compile: bool = False
     freeze: tuple[str, ...] = ()
     save_every: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
@@ -167,7 +173,7 @@ class StageConfig(StrictModel):
     @staticmethod
     def idle_fields() -> set[str]:
         """Settings without effect on the weights but that of rounding."""
-        memory = {"chunk_tokens", "gradient_checkpointing"}
+        memory = {"chunk_tokens", "gradient_checkpointing", "tower_cache_mb", "compile"}
         checkpoints = {"save_every", "keep_checkpoints"} | StageConfig.looking_fields()
         preparing = {"num_workers", "prepared_cache_mb", "prepared_ahead_mb"}
         bad_rows = {"on_bad_row", "max_bad_fraction"}  # `raise` gives no weights to differ from
@@ -201,6 +207,16 @@ class StageConfig(StrictModel):
     def _one_length(self) -> StageConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, exactly one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _tower_is_frozen(self) -> StageConfig:
+        adapted = self.lora.rank is not None and not self.lora.vision
+        if self.tower_cache_mb and not self.freeze and not adapted:
+            raise ValueError(
+                "tower_cache_mb keeps what a frozen vision tower gives, but nothing is frozen; "
+                "set freeze: [visual], or tower_cache_mb: 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -69,6 +69,7 @@ def set_causal(layers: Iterable[nn.Module], causal: bool) -> None:
         attention.is_causal = causal
 
 
+@torch.compiler.disable  # plans by lengths: compiled, each batch would be compiled anew
 def packed_attention(
     module: nn.Module,
     query: Tensor,

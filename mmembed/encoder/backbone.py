@@ -20,7 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmembed.encoder.attention import cumulative, use_packed_attention
 from mmembed.encoder.model_files import read_json
-from mmembed.errors import CheckpointError
+from mmembed.encoder.tower_cache import TowerCache
+from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.collator import EncoderInputs
 from mmembed.inputs.pictures import VisionGeometry, patch_positions
 from mmembed.inputs.processor import ClipFormat
@@ -59,6 +60,7 @@ class Backbone(nn.Module):
         windows = [getattr(layer.self_attn, "sliding_window", None) for layer in self.layers]
         self.sliding_window: int | None = min((w for w in windows if w is not None), default=None)
         self._last_layer = _LastLayer(self.layers[-1])
+        self._features: TowerCache | None = None
         assert (self.tower is None) == (geometry is None), "pictures need a tower and its geometry"
         if self.tower is None or geometry is None:
             return
@@ -103,6 +105,45 @@ class Backbone(nn.Module):
             if isinstance(module, GradientCheckpointingLayer) and module is not self.layers[-1]:
                 module.gradient_checkpointing = True
                 module._gradient_checkpointing_func = again
+
+    def keep_features(self, capacity_bytes: int) -> None:
+        """From now on the vision tower sees each picture once, if inputs have `picture_keys`.
+
+        Under one setting of autocast: features are kept in the dtype in which they came.
+
+        Raises:
+            ConfigError: there is no tower, or it is not frozen.
+        """
+        if self.tower is None:
+            raise ConfigError("tower_cache_mb: this model has no vision tower; leave it out")
+        trained = [name for name, p in self.tower.named_parameters() if p.requires_grad]
+        if trained:
+            raise ConfigError(
+                f"tower_cache_mb keeps what a frozen vision tower gives, but {len(trained)} of its "
+                f"parameters are trained, {trained[0]} for one; set freeze: [visual], or "
+                "tower_cache_mb: 0"
+            )
+        self._features = TowerCache(capacity_bytes)
+
+    def compile_layers(self) -> None:
+        """Compile the layers of both towers, each by itself, for any number of tokens.
+
+        Attention stays as it is: it groups sequences by their lengths, anew for each batch.
+
+        Raises:
+            ConfigError: this machine cannot compile for the model's device.
+        """
+        try:
+            # the smallest graph there is; fails like any other where a compiler is missing
+            torch.compile(_plus_one)(torch.zeros(2, device=self.device))
+        except Exception as error:  # of the compiler's own many kinds
+            raise ConfigError(
+                f"compile: torch.compile does not work for {self.device} here "
+                f"({str(error).splitlines()[0]}); install a C++ compiler (on a GPU also triton), "
+                "or set compile: false"
+            ) from error
+        for layer in (*self.layers, *getattr(self.tower, "blocks", ())):
+            layer.compile(dynamic=True)
 
     def last_token_states(self, inputs: EncoderInputs) -> Tensor:
         """Post-norm states (B, D) of each item's last token, in the model's dtype.
@@ -156,8 +197,18 @@ class Backbone(nn.Module):
         Also those of the tower's inner levels, to be added behind the first decoder layers; most
         towers have none.
         """
-        pixels, grids = inputs["pixel_values"], inputs["grid_thw"]
+        pixels, grids, keys = inputs["pixel_values"], inputs["grid_thw"], inputs["picture_keys"]
         assert pixels is not None and grids is not None
+        if self._features is None or keys is None:
+            features, *levels = self._run_tower(pixels, grids)
+        else:
+            features, *levels = self._features.of_pictures(
+                keys, pixels, grids, lambda *new: torch.stack(self._run_tower(*new)), self.device
+            ).unbind()
+        return features, levels
+
+    def _run_tower(self, pixels: Tensor, grids: Tensor) -> list[Tensor]:
+        """Features, then those of inner levels, of patch rows (P, patch_dim) on grids (V, 3)."""
         tower, device = self.tower, self.device
         rows = pixels.to(device, non_blocking=True).float()
         rows = (rows - self.pixel_mean) / self.pixel_std
@@ -174,7 +225,11 @@ class Backbone(nn.Module):
             cu_seqlens=cumulative(sizes),
             max_seqlen=int(sizes.max()),
         )
-        return output.pooler_output, getattr(output, "deepstack_features", None) or []
+        return [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
+
+
+def _plus_one(x: Tensor) -> Tensor:
+    return x + 1
 
 
 class _PatchProjection:

@@ -229,11 +229,13 @@ def save_encoder(
     *,
     recipe: Mapping[str, Any] | None = None,
     extra_tensors: Mapping[str, Tensor] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a model folder, all or nothing: aside first, then renamed into place.
 
     `extra_tensors` (learned temperatures, ...) go into a file of their own. LoRA adapters are
-    added to the weights that are written; `encoder` keeps them apart.
+    added to the weights that are written; `encoder` keeps them apart. `weights` is the state dict
+    of the transformers model, where `encoder` has only a part of it.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -243,7 +245,7 @@ def save_encoder(
         # standard output is for results; deepspeed, which this imports where installed, logs there
         with _quiet_transformers(), redirect_stdout(sys.stderr):
             model = encoder.backbone.model
-            model.save_pretrained(aside, state_dict=merged_weights(model))
+            model.save_pretrained(aside, state_dict=merged_weights(model, weights))
         for name, content in processor.side_files.items():
             (aside / name).write_bytes(_with_budget(name, content, processor.config))
         _write_layout(aside, encoder, processor.config)

@@ -9,7 +9,7 @@ saved model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +75,24 @@ def adapted_layers(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def merged_weights(model: nn.Module) -> dict[str, Tensor]:
-    """All weights under plain names, adapters added in float32. `model` stays as it is."""
+def merged_weights(
+    model: nn.Module, state: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """All weights under plain names, adapters added in float32. `model` stays as it is.
+
+    `state` is the state dict of `model`, where `model` has only a part of it.
+    """
+    own = model.state_dict() if state is None else state
     weights = {
         name.replace(".base_layer.", "."): tensor
-        for name, tensor in model.state_dict().items()
+        for name, tensor in own.items()
         if ".lora_" not in name
     }
     for name, layer in adapted_layers(model).items():
-        weights[f"{name}.weight"] = _merged(layer)
+        halves = (own[f"{name}.lora_{half}.{_NAME}.weight"] for half in "BA")
+        weights[f"{name}.weight"] = _sum(
+            own[f"{name}.base_layer.weight"], *halves, scaling=layer.scaling[_NAME]
+        )
     return weights
 
 
@@ -106,7 +115,13 @@ def merge_lora(encoder: Encoder) -> None:
     model.requires_grad_(True)
 
 
-def save_adapter(folder: Path, encoder: Encoder, *, base: str | None = None) -> None:
+def save_adapter(
+    folder: Path,
+    encoder: Encoder,
+    *,
+    base: str | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the adapters alone, as `peft.PeftModel.from_pretrained` reads them.
 
     An adapter means nothing without its base model. Write into a folder of its own, because
@@ -114,6 +129,7 @@ def save_adapter(folder: Path, encoder: Encoder, *, base: str | None = None) -> 
 
     Args:
         base: name or path of the base model, written down for readers.
+        weights: see `save_encoder`.
 
     Raises:
         ConfigError: there is no adapter.
@@ -123,10 +139,14 @@ def save_adapter(folder: Path, encoder: Encoder, *, base: str | None = None) -> 
     if not layers:
         raise ConfigError("there is no adapter to save; call add_lora or load_adapter first")
     folder.mkdir(parents=True, exist_ok=True)
+    own = model.state_dict() if weights is None else weights
     tensors = {
-        key: tensor.detach().cpu().contiguous()
-        for name, layer in layers.items()
-        for key, tensor in _tensors(name, layer).items()
+        f"{_PREFIX}{name}.lora_{half}.weight": own[f"{name}.lora_{half}.{_NAME}.weight"]
+        .detach()
+        .cpu()
+        .contiguous()
+        for name in layers
+        for half in "AB"
     }
     save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
     settings = model.peft_config[_NAME]
@@ -262,9 +282,13 @@ def _inject(encoder: Encoder, names: list[str], config: LoraConfig, *, seed: int
 
 
 def _merged(layer: Any) -> Tensor:
-    weight = layer.base_layer.weight.detach()
-    update = layer.lora_B[_NAME].weight.detach().float() @ layer.lora_A[_NAME].weight.float()
-    return (weight.float() + layer.scaling[_NAME] * update.detach()).to(weight.dtype)
+    halves = (getattr(layer, f"lora_{half}")[_NAME].weight for half in "BA")
+    return _sum(layer.base_layer.weight, *halves, scaling=layer.scaling[_NAME])
+
+
+@torch.no_grad()
+def _sum(weight: Tensor, b: Tensor, a: Tensor, *, scaling: float) -> Tensor:
+    return (weight.float() + scaling * (b.float() @ a.float())).to(weight.dtype)
 
 
 def _tensors(name: str, layer: Any) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ apart. `split` cuts a packed row into chunks, without copying it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypedDict
@@ -30,10 +31,15 @@ class EncoderInputs(TypedDict):
     pixel_values: Tensor | None  # (P, patch_dim) uint8
     grid_thw: Tensor | None  # (V, 3) int64
     cu_pictures: Tensor  # (B + 1,) int64, on the CPU: where each item's pictures begin
+    picture_keys: tuple[bytes, ...] | None  # V of them, where asked for: equal = equal pictures
 
 
-def pack(items: Sequence[PreparedItem]) -> EncoderInputs:
-    """Lay items end to end, in order. At least one item."""
+def pack(items: Sequence[PreparedItem], *, picture_keys: bool = False) -> EncoderInputs:
+    """Lay items end to end, in order. At least one item.
+
+    Args:
+        picture_keys: hash the patch rows of each picture, for `TowerCache`.
+    """
     assert items
     lengths = np.array([len(item.input_ids) for item in items])
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -52,6 +58,7 @@ def pack(items: Sequence[PreparedItem]) -> EncoderInputs:
         pixel_values=pixels,
         grid_thw=grids,
         cu_pictures=torch.from_numpy(np.cumsum([0, *pictures])),
+        picture_keys=_keys(with_pictures) if picture_keys and with_pictures else None,
     )
 
 
@@ -84,6 +91,21 @@ def split(inputs: EncoderInputs, chunk_tokens: int | None) -> tuple[EncoderInput
     )
 
 
+def _keys(items: Sequence[PreparedItem]) -> tuple[bytes, ...]:
+    """128 bits of the patch rows and the grid of each picture."""
+    keys: list[bytes] = []
+    for item in items:
+        assert item.patches is not None and item.grid_thw is not None
+        begin = 0
+        for grid in np.ascontiguousarray(item.grid_thw):
+            end = begin + int(grid.prod())
+            digest = hashlib.blake2b(grid.tobytes(), digest_size=16)
+            digest.update(np.ascontiguousarray(item.patches[begin:end]).data)
+            keys.append(digest.digest())
+            begin = end
+    return tuple(keys)
+
+
 def _cu_patches(inputs: EncoderInputs) -> Tensor:
     """(B + 1,) where each item's patch rows begin."""
     if inputs["grid_thw"] is None:
@@ -98,9 +120,9 @@ def _items(inputs: EncoderInputs, begin: int, end: int, patches: slice) -> Encod
     tokens = slice(int(borders[0]), int(borders[-1]))
     cu_pictures = inputs["cu_pictures"][begin : end + 1]
     pictures = slice(int(cu_pictures[0]), int(cu_pictures[-1]))
-    pixels, grids = inputs["pixel_values"], inputs["grid_thw"]
+    pixels, grids, keys = inputs["pixel_values"], inputs["grid_thw"], inputs["picture_keys"]
     if pictures.start == pictures.stop:
-        pixels = grids = None
+        pixels = grids = keys = None
     return EncoderInputs(
         input_ids=inputs["input_ids"][tokens],
         position_ids=inputs["position_ids"][:, tokens],
@@ -108,4 +130,5 @@ def _items(inputs: EncoderInputs, begin: int, end: int, patches: slice) -> Encod
         pixel_values=None if pixels is None else pixels[patches],
         grid_thw=None if grids is None else grids[pictures],
         cu_pictures=cu_pictures - cu_pictures[0],
+        picture_keys=None if keys is None else keys[pictures],
     )

@@ -123,6 +123,7 @@ class ContrastiveCollator:
         processor: the processor of the model that is trained.
         max_tokens: of an item of each role, where it differs from the processor's.
         chunk_tokens: most tokens of a chunk, patch rows included; None = one chunk.
+        picture_keys: name the pictures of a batch by content, see `pack`.
     """
 
     def __init__(
@@ -131,10 +132,12 @@ class ContrastiveCollator:
         *,
         max_tokens: Mapping[Role, int | None] | None = None,
         chunk_tokens: int | None = None,
+        picture_keys: bool = False,
     ) -> None:
         self.processor = processor
         self.max_tokens = dict(max_tokens or {})
         self.chunk_tokens = chunk_tokens
+        self.picture_keys = picture_keys
 
     def __call__(self, rows: Sequence[TrainingRow]) -> ContrastiveBatch:
         """Prepare and pack; see `prepare`."""
@@ -197,8 +200,9 @@ class ContrastiveCollator:
         items = [row.query for row in rows]
         items += [rows[number].documents[position] for number, position in columns]
         order = sorted(range(len(items)), key=lambda position: items[position].num_tokens)
+        packed = pack([items[position] for position in order], picture_keys=self.picture_keys)
         return ContrastiveBatch(
-            inputs=split(pack([items[position] for position in order]), self.chunk_tokens),
+            inputs=split(packed, self.chunk_tokens),
             place=torch.tensor(order).argsort(),
             positive=torch.arange(len(rows)),
             owner=torch.tensor([number for number, _ in columns]),

@@ -59,11 +59,15 @@ class PairCollator:
     Args:
         processor: the processor of the reranker that is trained.
         chunk_tokens: most tokens of a chunk, patch rows included; None = one chunk.
+        picture_keys: name the pictures of a batch by content, see `pack`.
     """
 
-    def __init__(self, processor: Processor, *, chunk_tokens: int | None = None) -> None:
+    def __init__(
+        self, processor: Processor, *, chunk_tokens: int | None = None, picture_keys: bool = False
+    ) -> None:
         self.processor = processor
         self.chunk_tokens = chunk_tokens
+        self.picture_keys = picture_keys
 
     def __call__(self, rows: Sequence[TrainingRow]) -> PairBatch:
         """Prepare and pack; see `prepare`."""
@@ -97,8 +101,9 @@ class PairCollator:
             (prompt, position == 0) for row in rows for position, prompt in enumerate(row.prompts)
         ]
         labelled.sort(key=lambda pair: pair[0].num_tokens)
+        packed = pack([prompt for prompt, _ in labelled], picture_keys=self.picture_keys)
         return PairBatch(
-            inputs=split(pack([prompt for prompt, _ in labelled]), self.chunk_tokens),
+            inputs=split(packed, self.chunk_tokens),
             labels=torch.tensor([label for _, label in labelled]),
             num_queries=len(rows),
             sources=tuple(dict.fromkeys(row.source for row in rows)),

@@ -8,13 +8,16 @@ schemes that do not. On one process everything here is the identity.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmembed.losses.embeddings import ContrastiveEmbeddings
 
@@ -27,13 +30,18 @@ __all__ = [
     "greatest",
     "is_main_process",
     "joined",
+    "local_part",
     "mean",
     "number_of_main",
     "process_rank",
     "row_share",
+    "shard",
+    "sharded_like",
     "share_of",
+    "sum_of",
     "true_on_any",
     "wait_for_all",
+    "whole",
     "world_size",
 ]
 
@@ -143,6 +151,43 @@ def mean(value: Tensor) -> Tensor:
     total = value.clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def sum_of(value: Tensor) -> Tensor:
+    """The sum over processes."""
+    total = value.clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def shard(parts: Sequence[torch.nn.Module], model: torch.nn.Module, device: torch.device) -> None:
+    """Cut the parameters of `model` over the processes (FSDP2), in place.
+
+    Each of `parts` gathers its own when it runs, and the model those that are left; none of them
+    keeps what it has gathered. Gradients are averaged.
+    """
+    mesh = init_device_mesh(device.type, (world_size(),))
+    for module in (*parts, model):
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that is cut over the processes; called by all of them."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that is cut over the processes; shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(tensor: Tensor, example: Tensor) -> Tensor:
+    """A tensor that all processes have, cut like `example` and on its device."""
+    value = tensor.to(example.device)
+    if not isinstance(example, DTensor) or tensor.shape != example.shape:
+        return value
+    return distribute_tensor(value, example.device_mesh, example.placements, src_data_rank=None)
 
 
 def allow_unequal_forwards(model: torch.nn.Module) -> None:

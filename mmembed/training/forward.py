@@ -12,7 +12,6 @@ import math
 from typing import Protocol
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mmembed.config.stage import StageConfig
@@ -28,7 +27,8 @@ from mmembed.losses.embeddings import LossOutput
 from mmembed.losses.pointwise import yes_no_loss_from_states
 from mmembed.losses.validation import NonFiniteEmbeddings
 from mmembed.training import distributed
-from mmembed.training.grad_cache import ChunkedBackward
+from mmembed.training.blank_item import blank_item
+from mmembed.training.grad_cache import ChunkedBackward, Exchange
 from mmembed.training.objectives import Objectives
 
 __all__ = ["Batch", "Gradients", "batch_gradients", "collator", "hashed_seed"]
@@ -56,12 +56,14 @@ def collator(
     encoder: Encoder, processor: Processor, stage: StageConfig
 ) -> ContrastiveCollator | PairCollator:
     """What turns rows into batches for this kind of model."""
+    picture_keys = stage.tower_cache_mb > 0
     if isinstance(encoder, RerankerModel):
-        return PairCollator(processor, chunk_tokens=stage.chunk_tokens)
+        return PairCollator(processor, chunk_tokens=stage.chunk_tokens, picture_keys=picture_keys)
     return ContrastiveCollator(
         processor,
         max_tokens={"query": stage.max_query_tokens, "document": stage.max_document_tokens},
         chunk_tokens=stage.chunk_tokens,
+        picture_keys=picture_keys,
     )
 
 
@@ -70,16 +72,17 @@ def batch_gradients(
     stage: StageConfig,
     mixture: Mixture,
     objectives: Objectives,
-    accelerator: Accelerator,
+    accelerator: Exchange,
     *,
     seed: int,
     equal_chunks: bool = False,
+    always_blank: bool = False,
 ) -> Gradients:
     """The gradients of a batch for this kind of model.
 
     Args:
         accelerator: prepares what is passed as `model` later.
-        equal_chunks: see `ChunkedBackward`.
+        equal_chunks, always_blank: see `ChunkedBackward`.
 
     Raises:
         ConfigError: a setting that this kind of model cannot have.
@@ -92,7 +95,14 @@ def batch_gradients(
         encoder.zero_grad(set_to_none=True)
         objectives.zero_grad(set_to_none=True)
 
-    backward = ChunkedBackward(accelerator, autocast, clear, equal_chunks=equal_chunks)
+    backward = ChunkedBackward(
+        accelerator,
+        autocast,
+        clear,
+        equal_chunks=equal_chunks,
+        blank=blank_item(encoder) if equal_chunks and encoder.backbone.tower is not None else None,
+        always_blank=always_blank,
+    )
     if not isinstance(encoder, RerankerModel):
         return _Contrast(mixture, objectives, backward, seed)
     if distributed.world_size() > 1 and not encoder.backbone.model.config.tie_word_embeddings:

@@ -9,7 +9,8 @@ The first chunk keeps its graph: one must fit into memory anyway. So one chunk i
 as in a plain backward pass.
 
 Processes may have different numbers of chunks: gradients are exchanged in the last one, and what
-comes before communicates nothing but what the loss gathers.
+comes before communicates nothing but what the loss gathers. Where the forward pass communicates
+too, all run as many chunks, with pictures in the same ones; see `backends`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 
@@ -28,8 +29,9 @@ from mmembed.errors import ConfigError
 from mmembed.inputs.collator import EncoderInputs, chunk_cost, split
 from mmembed.losses.embeddings import LossOutput
 from mmembed.training import distributed
+from mmembed.training.blank_item import with_last_item
 
-__all__ = ["ChunkLoss", "ChunkedBackward", "WholeLoss"]
+__all__ = ["ChunkLoss", "ChunkedBackward", "Exchange", "WholeLoss"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,25 @@ WholeLoss = Callable[[Tensor], tuple[LossOutput, float]]
 # Of the states of one chunk, and which items of the batch they are: the mean loss over them.
 ChunkLoss = Callable[[Tensor, slice], LossOutput]
 _Result = TypeVar("_Result")
+
+
+class Exchange(Protocol):
+    """What prepared the model: an `Accelerator`, or a `Backend`."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[object]: ...
+
+    def backward(self, loss: Tensor) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """`num_items` of a packed row count; a blank picture may stand behind them."""
+
+    inputs: EncoderInputs
+    num_items: int
 
 
 class ChunkedBackward:
@@ -52,7 +73,9 @@ class ChunkedBackward:
         autocast: of the encoder; losses run outside.
         clear_gradients: forgets the gradients of a batch that has to be repeated.
         equal_chunks: run as many forward passes on all processes, for backends whose forward
-            pass communicates; what is added counts nothing.
+            pass communicates; what is added counts nothing. A batch is not repeated there.
+        blank: with `equal_chunks`, an item for chunks without a picture where others have one.
+        always_blank: the first and the last chunk have a picture in any case.
 
     Attributes:
         chunk_tokens: most tokens of a chunk since memory ran out; None = it has not.
@@ -60,17 +83,21 @@ class ChunkedBackward:
 
     def __init__(
         self,
-        accelerator: Accelerator,
+        accelerator: Exchange,
         autocast: AbstractContextManager[object],
         clear_gradients: Callable[[], None],
         *,
         equal_chunks: bool = False,
+        blank: EncoderInputs | None = None,
+        always_blank: bool = False,
     ) -> None:
         self.chunk_tokens: int | None = None
         self._accelerator = accelerator
         self._autocast = autocast
         self._clear_gradients = clear_gradients
         self._equal_chunks = equal_chunks
+        self._blank = blank
+        self._always_blank = always_blank
 
     def coupled(
         self, model: nn.Module, chunks: Sequence[EncoderInputs], loss_of: WholeLoss
@@ -168,20 +195,34 @@ class ChunkedBackward:
             },
         )
 
-    def _queue(self, chunks: Sequence[EncoderInputs]) -> list[EncoderInputs]:
+    def _queue(self, chunks: Sequence[EncoderInputs]) -> list[_Chunk]:
         """Longest items first: what does not fit shows before much is done.
 
-        Where all processes must run as often, the shortest chunk again.
+        Where all processes must run as often, the shortest chunk again, and pictures in the same
+        places.
         """
-        count = len(chunks)
-        if self._equal_chunks:
-            count = distributed.greatest(count, self._accelerator.device)
-        return [*reversed(chunks), *[chunks[0]] * (count - len(chunks))]
+        queue = [_Chunk(chunk, len(chunk["cu_seqlens"]) - 1) for chunk in reversed(chunks)]
+        if not self._equal_chunks:
+            return queue
+        device = self._accelerator.device
+        queue += [queue[-1]] * (distributed.greatest(len(chunks), device) - len(chunks))
+        if self._blank is None:
+            return queue
+        seen = [float(chunk.inputs["pixel_values"] is not None) for chunk in queue]
+        seen[0] += self._always_blank
+        seen[-1] += self._always_blank
+        wanted = distributed.sum_of(torch.tensor(seen, device=device)).tolist()
+        return [
+            _Chunk(with_last_item(chunk.inputs, self._blank), chunk.num_items)
+            if number and chunk.inputs["pixel_values"] is None
+            else chunk
+            for chunk, number in zip(queue, wanted, strict=True)
+        ]
 
-    def _forward(self, model: nn.Module, inputs: EncoderInputs) -> Tensor:
+    def _forward(self, model: nn.Module, chunk: _Chunk) -> Tensor:
         with self._accelerator.no_sync(model), self._autocast:
-            states: Tensor = model(inputs)
-        return states
+            states: Tensor = model(chunk.inputs)
+        return states[: chunk.num_items]
 
     def _backward(self, model: nn.Module, loss: Tensor, *, last: bool) -> None:
         """Only `last` exchanges gradients; the others may be left out if they have no effect.
@@ -189,7 +230,8 @@ class ChunkedBackward:
         That is so where nothing in the chunk is trained, e.g. for texts if only the vision tower
         is.
         """
-        if not loss.requires_grad and not (last and distributed.world_size() > 1):
+        alone = self._equal_chunks or not last or distributed.world_size() == 1
+        if not loss.requires_grad and alone:
             return
         with nullcontext() if last else self._accelerator.no_sync(model):
             if last:
@@ -239,6 +281,8 @@ class ChunkedBackward:
 
     def _together(self, run: Callable[[], _Result]) -> _Result:
         """`run()`; where memory runs out on any process, all of them raise."""
+        if self._equal_chunks and distributed.world_size() > 1:
+            return run()  # those that still have memory wait inside it
         results: list[_Result] = []
         try:
             results.append(run())

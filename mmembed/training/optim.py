@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,7 +13,15 @@ from mmembed.config.stage import StageConfig
 from mmembed.errors import ConfigError
 from mmembed.training.objectives import Objectives
 
-__all__ = ["Schedule", "build_optimizer", "freeze_parameters", "learning_rate_factor"]
+__all__ = [
+    "Schedule",
+    "adamw",
+    "build_optimizer",
+    "freeze_parameters",
+    "learning_rate_factor",
+    "model_groups",
+    "objective_groups",
+]
 
 
 def learning_rate_factor(
@@ -60,28 +68,38 @@ class Schedule:
 def build_optimizer(
     model: nn.Module, objectives: Objectives, stage: StageConfig
 ) -> torch.optim.AdamW:
-    """Matrices decay; norms, biases, the temperature and what losses learn do not.
+    """AdamW of all that a stage trains."""
+    return adamw(model_groups(model, stage) + objective_groups(objectives, stage), stage)
 
-    Decay would pull theta to 0, that is tau to 1.
-    """
+
+def model_groups(model: nn.Module, stage: StageConfig) -> list[dict[str, Any]]:
+    """Matrices decay; norms and biases do not."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    theta = [p for p in objectives.temperature.parameters() if p.requires_grad]
-    groups = [
+    return _nonempty(
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": stage.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    )
+
+
+def objective_groups(objectives: Objectives, stage: StageConfig) -> list[dict[str, Any]]:
+    """The temperature and what losses learn: decay would pull theta to 0, that is tau to 1."""
+    return _nonempty(
         {
-            "params": theta,
+            "params": [p for p in objectives.temperature.parameters() if p.requires_grad],
             "weight_decay": 0.0,
             "lr": stage.temperature.learning_rate or stage.learning_rate,
         },
         {"params": objectives.loss_parameters(), "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=stage.learning_rate,
-        betas=stage.betas,
-        fused=True,
     )
+
+
+def _nonempty(*groups: dict[str, Any]) -> list[dict[str, Any]]:
+    return [group for group in groups if group["params"]]
+
+
+def adamw(groups: list[dict[str, Any]], stage: StageConfig) -> torch.optim.AdamW:
+    """AdamW with a stage's settings."""
+    return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=stage.betas, fused=True)
 
 
 def freeze_parameters(model: nn.Module, prefixes: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ from rich.progress import Progress
 from mmembed.config.recipe import ModelConfig, Recipe, SoupConfig
 from mmembed.config.stage import StageConfig
 from mmembed.data.conformance import check_recipe, check_stage, width_of
-from mmembed.data.mixture import build_mixture
+from mmembed.data.mixture import Mixture, build_mixture
 from mmembed.encoder.checkpoint import load_encoder, resolve_folder
 from mmembed.encoder.encoder import Encoder
 from mmembed.encoder.lora import add_lora, load_adapter
@@ -36,12 +36,21 @@ from mmembed.search.durable import lock_folder
 from mmembed.soup import soup
 from mmembed.soup.examples import Examples, read_examples
 from mmembed.training import distributed, state, step_folders
+from mmembed.training.backends import Backend, build_backend, check_distribution
 from mmembed.training.metrics import Mirror
 from mmembed.training.run_files import Resume, check_continues, sources_of, write_run_files
 from mmembed.training.trackers import Tracker, mirror_of, running, tracker_options
 from mmembed.training.trainer import StageResult, train_stage
 
-__all__ = ["TrainResult", "model_overrides", "train"]
+__all__ = [
+    "TrainResult",
+    "load_model",
+    "model_overrides",
+    "stage_mixture",
+    "stage_runs",
+    "start_model",
+    "train",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +85,7 @@ def train(
     cpu: bool = False,
     resume: Resume = "auto",
     trackers: Sequence[Tracker] = (),
+    distribution: str = "ddp",
 ) -> TrainResult:
     """Run a recipe; what is already complete in `output` is not run again.
 
@@ -87,6 +97,8 @@ def train(
         cpu: do not use an accelerator even if there is one.
         resume: `auto` continues what `output` holds, `never` refuses a folder that holds a run,
             `must` refuses one that holds none.
+        distribution: how the model is spread over several processes: one of `DISTRIBUTIONS`, or a
+            file of DeepSpeed's settings. A run may be continued with another one.
         trackers: what mirrors the metrics: `tensorboard`, `wandb`, `trackio`, or one of
             accelerate's own kind.
 
@@ -95,6 +107,7 @@ def train(
         StoreError: another process is training there.
         TrainingDiverged, InputError: see `train_stage`.
     """
+    check_distribution(distribution, recipe)
     check_recipe(recipe)  # all stages, before hours go into the first one
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -104,34 +117,29 @@ def train(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         **tracker_options(trackers, output),
     )
+    backend = build_backend(distribution, accelerator)
     if not distributed.is_main_process():
-        return _run(recipe, output, accelerator, progress, media)
+        return _run(recipe, output, backend, progress, media)
     with lock_folder(output, wait=False):
         write_run_files(recipe, output, resume=resume)
         for folder in (output, *(path for path in output.iterdir() if path.is_dir())):
             step_folders.remove_leftovers(folder)
         with running(accelerator, output, settings={"recipe": recipe.name}):
-            return _run(recipe, output, accelerator, progress, media)
+            return _run(recipe, output, backend, progress, media)
 
 
 def _run(
     recipe: Recipe,
     output: Path,
-    accelerator: Accelerator,
+    backend: Backend,
     progress: Progress | None,
     media: MediaPolicy | None,
 ) -> TrainResult:
-    members = recipe.member_stages()
     souped = recipe.soup.method is not None
     last = len(recipe.stages) - 1
-    runs = [(index, recipe.stage_name(index), recipe.stages[index]) for index in range(last)]
-    runs += [
-        (last, recipe.stage_name(last) + (f"-member{number}" if recipe.soup.members else ""), stage)
-        for number, stage in enumerate(members, start=1)
-    ]
     finished: dict[int, list[Path]] = {}
     num_steps = 0
-    for index, name, stage in runs:
+    for index, name, stage in stage_runs(recipe):
         start = finished[index - 1][0] if index else None
         result = _run_stage(
             recipe,
@@ -140,10 +148,10 @@ def _run(
             start=start,
             folder=output / name,
             model_folder=output / ("model" if index == last and not souped else f"{name}/model"),
-            accelerator=accelerator,
+            backend=backend,
             progress=progress,
             media=media,
-            mirror=mirror_of(accelerator, name, steps_before=num_steps),
+            mirror=mirror_of(backend.accelerator, name, steps_before=num_steps),
         )
         num_steps += result.steps
         finished.setdefault(index, []).append(result.folder)
@@ -157,6 +165,16 @@ def _run(
         _soup(recipe.soup, merged, output / "model")
     distributed.wait_for_all()
     return TrainResult(output / "model", stages, merged)
+
+
+def stage_runs(recipe: Recipe) -> list[tuple[int, str, StageConfig]]:
+    """(stage number, folder name, settings) of all that is trained, soup members included."""
+    last = len(recipe.stages) - 1
+    runs = [(index, recipe.stage_name(index), recipe.stages[index]) for index in range(last)]
+    return runs + [
+        (last, recipe.stage_name(last) + (f"-member{number}" if recipe.soup.members else ""), stage)
+        for number, stage in enumerate(recipe.member_stages(), start=1)
+    ]
 
 
 def _soup_members(recipe: Recipe, finished: Mapping[int, list[Path]]) -> tuple[Path, ...]:
@@ -202,7 +220,7 @@ def _run_stage(
     start: Path | None,
     folder: Path,
     model_folder: Path,
-    accelerator: Accelerator,
+    backend: Backend,
     progress: Progress | None,
     media: MediaPolicy | None,
     mirror: Mirror,
@@ -215,32 +233,25 @@ def _run_stage(
             progress.add_task(folder.name, total=complete, completed=complete)
         return StageResult(model_folder, complete)
     seed = recipe.seed if stage.seed is None else stage.seed
-    mixture = build_mixture(
-        stage.data,
-        seed=seed,
-        max_hard_negatives=lambda task: stage.loss_of(task).max_hard_negatives,
-    )
+    mixture = stage_mixture(stage, seed)
     for warning in check_stage(stage, mixture, width=width_of(recipe.model)):
         logger.warning("%s: %s", folder.name, warning)
-    begin = start or _start_model(recipe.model)
+    begin = start or start_model(recipe.model)
     sources = sources_of(recipe, begin, mixture) if distributed.is_main_process() else {}
-    resume_from = _resume_point(folder, accelerator.device)
+    resume_from = _resume_point(folder, backend.device)
     if resume_from is not None:
         check_continues(resume_from, fingerprint, sources)
     adapted = stage.lora.rank is not None
     # with adapters, a checkpoint continues from the frozen weights and the adapters apart
     source = begin if resume_from is None or adapted else resume_from
-    load: Callable[..., tuple[Encoder, Processor]] = (
-        load_reranker if recipe.kind == "reranker" else load_encoder
-    )
-    encoder, processor = load(
+    encoder, processor = load_model(
+        recipe,
+        stage,
         source,
-        device=accelerator.device,
-        dtype=torch.float32,
+        device=backend.device,
         media=media,
-        num_workers=max(1, stage.num_workers),
         any_kind=start is None,
-        **(model_overrides(recipe.model) if source is begin and start is None else {}),
+        overridden=source is begin and start is None,
     )
     if adapted and resume_from is None:
         add_lora(encoder, stage.lora, seed=seed)
@@ -252,7 +263,7 @@ def _run_stage(
             encoder,
             processor,
             mixture,
-            accelerator=accelerator,
+            backend=backend,
             folder=folder,
             model_folder=model_folder,
             fingerprint=fingerprint,
@@ -267,15 +278,59 @@ def _run_stage(
         )
     finally:
         processor.close()
-        accelerator.free_memory()
+        backend.free()
 
 
-def _start_model(model: ModelConfig) -> Path:
+def stage_mixture(stage: StageConfig, seed: int) -> Mixture:
+    """The rows that a stage trains on."""
+    return build_mixture(
+        stage.data,
+        seed=seed,
+        max_hard_negatives=lambda task: stage.loss_of(task).max_hard_negatives,
+    )
+
+
+def start_model(model: ModelConfig) -> Path:
+    """The folder that the first stage starts from.
+
+    Raises:
+        CheckpointError: there is none, and it cannot be downloaded.
+    """
     try:
         return resolve_folder(model.path, revision=model.revision)
     except CheckpointError as error:
         hint = "the tiny recipes start from quickstart/untrained, which `mmembed quickstart` writes"
         raise CheckpointError(f"model.path: {error} ({hint})") from error
+
+
+def load_model(
+    recipe: Recipe,
+    stage: StageConfig,
+    source: Path,
+    *,
+    device: torch.device,
+    media: MediaPolicy | None,
+    any_kind: bool,
+    overridden: bool,
+) -> tuple[Encoder, Processor]:
+    """What a stage trains, in eval mode and without adapters; float32 as the optimizer needs it.
+
+    Args:
+        any_kind: see `load_parts`.
+        overridden: the recipe's settings replace those of the folder.
+    """
+    load: Callable[..., tuple[Encoder, Processor]] = (
+        load_reranker if recipe.kind == "reranker" else load_encoder
+    )
+    return load(
+        source,
+        device=device,
+        dtype=torch.float32,
+        media=media,
+        num_workers=max(1, stage.num_workers),
+        any_kind=any_kind,
+        **(model_overrides(recipe.model) if overridden else {}),
+    )
 
 
 def model_overrides(model: ModelConfig) -> dict[str, dict[str, Any]]:

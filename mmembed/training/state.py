@@ -6,6 +6,7 @@ whole or not there, and which ones are kept, is the business of `step_folders`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mmembed.encoder.lora import adapted_layers, save_adapter
 from mmembed.errors import CheckpointError
 from mmembed.inputs.processor import Processor
 from mmembed.training import distributed
+from mmembed.training.backends import Backend, first_has
 from mmembed.training.objectives import Objectives
 from mmembed.training.step_folders import TRAINING_FOLDER, TrainingState, new_checkpoint
 
@@ -47,19 +49,32 @@ def save_from_all(
     *,
     optimizer: torch.optim.Optimizer | None,
     recipe: dict[str, Any],
+    backend: Backend,
 ) -> None:
     """`save_checkpoint` by the first process; called by all processes together.
 
-    State that is sharded over the processes is to be gathered here, before one of them writes.
+    What is cut over the processes is gathered before one of them writes, so a checkpoint does not
+    tell how many there were.
 
     Raises:
         OSError: it could not be written; raised on all processes.
     """
     error = None
+    weights = backend.gathered_weights(encoder.backbone.model)
+    moments: torch.optim.Optimizer | Mapping[str, Tensor] | None = optimizer
+    if weights is not None and optimizer is not None:
+        moments = optimizer_tensors(optimizer, encoder, objectives)
     if distributed.is_main_process():
         try:
             save_checkpoint(
-                folder, encoder, processor, objectives, state, optimizer=optimizer, recipe=recipe
+                folder,
+                encoder,
+                processor,
+                objectives,
+                state,
+                optimizer=moments,
+                recipe=recipe,
+                weights=weights,
             )
         except Exception as caught:  # the others wait for an answer
             error = caught
@@ -77,10 +92,15 @@ def save_checkpoint(
     objectives: Objectives,
     state: TrainingState,
     *,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: torch.optim.Optimizer | Mapping[str, Tensor] | None,
     recipe: dict[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a model folder with its manifest; with `optimizer`, one that training can continue.
+
+    Args:
+        optimizer: or the `optimizer_tensors` of one.
+        weights: of the backbone, where `encoder` has only its part of them.
 
     Raises:
         OSError: the disk is full, ...; nothing is left under the final name.
@@ -92,11 +112,16 @@ def save_checkpoint(
             processor,
             recipe=recipe,
             extra_tensors=objective_tensors(objectives),
+            weights=weights,
         )
         if adapted_layers(encoder.backbone.model):
-            save_adapter(aside / ADAPTER_FOLDER, encoder)
+            save_adapter(aside / ADAPTER_FOLDER, encoder, weights=weights)
         if optimizer is not None:
-            tensors = optimizer_tensors(optimizer, encoder, objectives)
+            tensors = (
+                dict(optimizer)
+                if isinstance(optimizer, Mapping)
+                else optimizer_tensors(optimizer, encoder, objectives)
+            )
             (aside / TRAINING_FOLDER).mkdir()
             save_file(tensors, aside / TRAINING_FOLDER / _OPTIMIZER_FILE)
     return folder
@@ -127,9 +152,12 @@ def load_objectives(objectives: Objectives, folder: Path) -> None:
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, model: nn.Module, objectives: Objectives
 ) -> dict[str, Tensor]:
-    """The optimizer's state as `parameter name / state name` -> tensor."""
+    """The optimizer's state as `parameter name / state name` -> tensor.
+
+    Where it is cut over the processes, all of them call this, and the first one gets it.
+    """
     return {
-        f"{name}/{key}": value.detach().cpu().contiguous()
+        f"{name}/{key}": first_has(distributed.whole(value)).contiguous()
         for name, parameter in _named(model, objectives)
         for key, value in optimizer.state.get(parameter, {}).items()
     }
@@ -149,7 +177,7 @@ def load_optimizer(
         if parameter_name not in parameters:
             raise CheckpointError(f"{folder}: optimizer state of unknown {parameter_name!r}")
         parameter = parameters[parameter_name]
-        optimizer.state[parameter][key] = value.to(parameter.device)
+        optimizer.state[parameter][key] = distributed.sharded_like(value, parameter)
 
 
 def _named(model: nn.Module, objectives: Objectives) -> list[tuple[str, nn.Parameter]]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from rich.progress import Progress
 
 from mmembed.config.stage import StageConfig
@@ -26,13 +25,14 @@ from mmembed.encoder.encoder import Encoder
 from mmembed.errors import TrainingDiverged
 from mmembed.inputs.processor import Processor
 from mmembed.training import distributed, state
+from mmembed.training.backends import Backend
 from mmembed.training.forward import Batch, batch_gradients, collator, hashed_seed
 from mmembed.training.heldout import HeldOut
 from mmembed.training.interrupts import stop_requests
 from mmembed.training.metrics import MetricsLog, Mirror, StepClock, numbers, peak_memory_bytes
 from mmembed.training.objectives import build_objectives
 from mmembed.training.observation import CollapseAlarm
-from mmembed.training.optim import Schedule, build_optimizer, freeze_parameters
+from mmembed.training.optim import Schedule, freeze_parameters
 from mmembed.training.progress import StageLine
 from mmembed.training.run_files import METRICS_FILE
 from mmembed.training.step_folders import (
@@ -42,7 +42,7 @@ from mmembed.training.step_folders import (
     remove_older_checkpoints,
 )
 
-__all__ = ["StageResult", "train_stage"]
+__all__ = ["StageResult", "count_steps", "train_stage"]
 
 SKIPPED_FILE = "skipped.jsonl"
 
@@ -62,7 +62,7 @@ def train_stage(
     processor: Processor,
     mixture: Mixture,
     *,
-    accelerator: Accelerator,
+    backend: Backend,
     folder: Path,
     model_folder: Path,
     fingerprint: str,
@@ -78,6 +78,7 @@ def train_stage(
     """Train `encoder` in place and save it as `model_folder`.
 
     Args:
+        backend: spreads the model over the processes.
         folder: for checkpoints and metrics.
         resume_from: a checkpoint of this stage that `encoder` was loaded from.
         fingerprint, sources, recipe: written into checkpoints.
@@ -89,20 +90,23 @@ def train_stage(
         InputError: an item cannot be used; names dataset and row.
     """
     sampler = BatchSampler(mixture, stage.batch_size, stage.sampling, batch_sizes=stage.batch_sizes)
-    total_steps = _total_steps(stage, sampler)
+    total_steps = count_steps(stage, sampler)
     freeze_parameters(encoder.backbone.model, stage.freeze)
     if stage.gradient_checkpointing:
         encoder.backbone.recompute_activations()
+    if stage.tower_cache_mb:
+        encoder.backbone.keep_features(stage.tower_cache_mb * 2**20)
+    if stage.compile:
+        encoder.backbone.compile_layers()
     objectives = build_objectives(stage, mixture).to(encoder.device)
-    optimizer = build_optimizer(encoder, objectives, stage)
     start = TrainingState(step=0, epoch=0, batch=0, fingerprint=fingerprint)
     if resume_from is not None:
         start = read_state(resume_from)
         state.load_objectives(objectives, resume_from)
+    model, optimizer = backend.prepare(encoder.train(), objectives, stage)
+    if resume_from is not None:
         state.load_optimizer(optimizer, encoder, objectives, resume_from)
     schedule = Schedule(optimizer, stage, total_steps=total_steps)
-    model, optimizer = accelerator.prepare(encoder.train(), optimizer)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     bad_rows = None
     if stage.on_bad_row == "skip":
         bad_rows = BadRows(
@@ -123,7 +127,16 @@ def train_stage(
         rank=distributed.process_rank(),
         world_size=distributed.world_size(),
     )
-    gradients = batch_gradients(encoder, stage, mixture, objectives, accelerator, seed=seed)
+    gradients = batch_gradients(
+        encoder,
+        stage,
+        mixture,
+        objectives,
+        backend,
+        seed=seed,
+        equal_chunks=backend.equal_chunks,
+        always_blank=not backend.rests,
+    )
     held_out = HeldOut(stage, encoder, processor, folder=folder, seed=seed, total_steps=total_steps)
     line = StageLine(progress, label, total=total_steps, completed=start.step)
     alarm = CollapseAlarm(label, from_step=math.ceil(stage.warmup_ratio * total_steps))
@@ -136,8 +149,9 @@ def train_stage(
             processor,
             objectives,
             TrainingState(step, at.epoch, at.number + 1, fingerprint, sources, score),
-            optimizer=optimizer.optimizer if resumable else None,
+            optimizer=optimizer if resumable else None,
             recipe=recipe,
+            backend=backend,
         )
         if _is_main():
             remove_older_checkpoints(folder, kept=kept_checkpoints, every=stage.save_every)
@@ -161,13 +175,13 @@ def train_stage(
             learning_rate = schedule.set_step(step)
             output = gradients(model, batch, at, step)
             distributed.average_gradients(objectives.parameters())
-            grad_norm = accelerator.clip_grad_norm_(parameters, stage.max_grad_norm or math.inf)
-            finite = math.isfinite(output.loss.item()) and math.isfinite(float(grad_norm))
+            grad_norm = backend.clip_gradients(optimizer, stage.max_grad_norm or math.inf)
+            finite = math.isfinite(output.loss.item()) and math.isfinite(grad_norm)
             if distributed.true_on_any(not finite, encoder.device):  # before any weight changes
                 raise TrainingDiverged(
                     step=step + 1,
                     loss=output.loss.item(),
-                    grad_norm=float(grad_norm),
+                    grad_norm=grad_norm,
                     rows=mixture.named_rows(at.rows),
                 )
             optimizer.step()
@@ -185,7 +199,7 @@ def train_stage(
                     skipped_rows=loader.skipped_rows,
                     loss=loss,
                     learning_rate=learning_rate,
-                    grad_norm=float(grad_norm),
+                    grad_norm=grad_norm,
                     temperature=objectives.temperature.values(),
                     **measured,
                     collapsed=alarm(step, measured),
@@ -214,7 +228,8 @@ def _is_due(step: int, every: int, total_steps: int) -> bool:
     return step % every == 0 or step == total_steps
 
 
-def _total_steps(stage: StageConfig, sampler: BatchSampler) -> int:
+def count_steps(stage: StageConfig, sampler: BatchSampler) -> int:
+    """Optimizer steps of a stage."""
     if stage.steps is not None:
         return stage.steps
     assert stage.epochs is not None

@@ -156,6 +156,10 @@ def main() -> None:
     result = {
         "scalar": shared_scalar(rank, world_size),
         "losses": every_loss(rank, world_size),
+        "joined": [
+            distributed.joined(payload, torch.device("cpu")).decode()
+            for payload in ("xyz"[: 2 * rank + 1].encode(), b"second" * rank, b"")
+        ],
         "stop": distributed.true_on_any(rank == 1, torch.device("cpu")),
     }
     Path(out).write_text(json.dumps(result))

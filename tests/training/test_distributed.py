@@ -106,5 +106,9 @@ def test_uneven_shares_give_the_loss_and_every_gradient_of_one_process(
                 assert max(map(abs, expected)) > 1e-6
 
 
+def test_bytes_are_joined_in_the_order_of_the_ranks(results: list[dict]):
+    assert [result["joined"] for result in results] == [["xxyz", "second", ""]] * 2
+
+
 def test_a_stop_on_one_process_is_seen_by_all(results: list[dict]):
     assert [result["stop"] for result in results] == [True, True]

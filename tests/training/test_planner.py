@@ -1,0 +1,365 @@
+"""`mmembed plan`: the first step is the largest, predictions hold, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from typer.testing import CliRunner
+
+from mmembed.cli import app
+from mmembed.config.recipe import Recipe
+from mmembed.config.stage import StageConfig
+from mmembed.errors import ConfigError
+from mmembed.training.forecast import (
+    HEADROOM,
+    MemoryLine,
+    Plan,
+    best_of,
+    disk_bytes,
+    seconds_per_step,
+    settings_of,
+)
+from mmembed.training.micro_steps import MicroStep, PreparedRows, Workbench
+from mmembed.training.planned import planned_runs
+from mmembed.training.planner import plan
+from mmembed.types import ContrastiveExample, MultimodalInput
+
+ROWS = f"{__name__}:Sentences"
+MIB = 2**20
+
+
+class Sentences:
+    """Rows of so many words; a row may hold what is no picture."""
+
+    task, revision, license = "retrieval", "1", "CC0-1.0"
+
+    def __init__(self, name: str, *, words: int, size: int = 64, broken_row: int = -1) -> None:
+        self.name = name
+        self._words, self._size, self._broken_row = words, size, broken_row
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> ContrastiveExample:
+        text = f"{index} " + "a dog in the rain " * (self._words // 5)
+        broken = MultimodalInput.of({"image": b"no picture"})
+        document = broken if index == self._broken_row else MultimodalInput.of(text + "red")
+        return ContrastiveExample(
+            MultimodalInput.of(text), (document,), (MultimodalInput.of("green"),)
+        )
+
+
+def stage(*data: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    entries = [{"adapter": ROWS, "arguments": arguments} for arguments in data]
+    return {
+        "data": entries,
+        "batch_size": 32,
+        "steps": 5,
+        "num_workers": 0,
+        "learning_rate": 1e-4,
+        **fields,
+    }
+
+
+def recipe(checkpoint: Path, *stages: dict[str, Any], **fields: Any) -> Recipe:
+    return Recipe.model_validate({"model": {"path": str(checkpoint)}, "stages": stages, **fields})
+
+
+SHORT = {"name": "short", "words": 10, "size": 96}
+LONG = {"name": "long", "words": 120}
+
+
+@pytest.fixture(scope="module")
+def planned(tiny_checkpoint: Path) -> Plan:
+    """Of a long and a short group, then a short stage of two members."""
+    members = [{"seed": 1}, {"seed": 2, "epochs": 0.5}]
+    return plan(
+        recipe(
+            tiny_checkpoint,
+            stage(SHORT, LONG, save_every=2),
+            stage(SHORT, steps=None, epochs=1.5, batch_size=40),
+            soup={"method": "linear", "members": members},
+        ),
+        cpu=True,
+    )
+
+
+@pytest.fixture
+def bench(tiny_checkpoint: Path) -> Iterator[tuple[Workbench, PreparedRows]]:
+    """The model and a batch of the long group, apart from any plan."""
+    settings = recipe(tiny_checkpoint, stage(LONG))
+    runs = planned_runs(settings, [("stage1", settings.stages[0])])
+    accelerator = Accelerator(cpu=True)
+    bench = Workbench(
+        settings, runs.stage, runs.mixture, accelerator, media=None, seed=0, total_steps=5
+    )
+    yield bench, bench.prepare(runs.batches["long"][0])
+    bench.close()
+
+
+def test_the_largest_batch_is_the_first_to_run(planned: Plan):
+    first, *_ = planned.stages
+    before_times = [step for step in first.micro_steps if step.purpose != "time"]
+    assert {step.group for step in before_times} == {first.largest_group} == {"long"}
+    assert [step.purpose for step in first.micro_steps[:2]] == ["warm-up", "memory"]
+    assert first.micro_steps.index(before_times[-1]) > 3  # both kinds of checkpointing
+    assert {step.group for step in first.micro_steps if step.purpose == "time"} == {"long", "short"}
+    assert first.largest_rows == 32
+    assert first.largest_cost > 32 * 2 * 100
+
+
+def test_steps_are_those_of_training_for_epochs_and_members_too(planned: Plan):
+    # 96 rows in batches of 40 are 3 steps
+    assert [dict(each.steps) for each in planned.stages] == [
+        {"stage1": 5},
+        {"stage2-member1": 3 + 2, "stage2-member2": 2},
+    ]
+    assert planned.steps == 12
+    for each in planned.stages:
+        assert set(each.times.seconds) == set(each.steps)
+    spent = [sum(each.steps.values()) * each.times.seconds_per_step for each in planned.stages]
+    assert planned.seconds == pytest.approx(sum(spent))
+
+
+def test_seconds_and_rates_are_positive_and_agree(planned: Plan):
+    for each in planned.stages:
+        times = each.times
+        assert times.step_seconds > 0 < times.prepare_seconds
+        # without workers, one after the other
+        assert times.seconds_per_step == pytest.approx(times.step_seconds + times.prepare_seconds)
+        share = times.prepare_seconds / times.seconds_per_step
+        assert times.data_wait_share == pytest.approx(share)
+    second = planned.stages[1].times
+    mean_rows = 96 / 3
+    assert second.rows_per_second == pytest.approx(mean_rows / second.seconds_per_step)
+
+
+def test_the_peak_of_a_chunk_size_that_was_not_measured_is_predicted(
+    planned: Plan, bench: tuple[Workbench, PreparedRows]
+):
+    workbench, rows = bench
+    line = planned.stages[0].lines[0]
+    most = sum(rows.costs)
+    workbench.step(rows.dearest(500), chunk_tokens=250, purpose="warm-up")
+    rest = workbench.meter.begin()
+    for chunk in (most // 6, most // 3):
+        assert chunk not in {step.chunk_cost for step in planned.stages[0].micro_steps}
+        step = workbench.step(rows, chunk_tokens=chunk, purpose="memory")
+        predicted = line.peak(step.chunk_cost, step.num_chunks) - line.rest_bytes
+        observed = step.peak_bytes - rest
+        assert 1 / 1.6 < predicted / observed < 1.6
+
+
+def test_the_check_was_predicted_too(planned: Plan):
+    first = planned.stages[0]
+    check, line = first.check, first.lines[0]
+    assert check.num_chunks == 1
+    assert check.cost == first.largest_cost
+    growth = check.observed_bytes - line.rest_bytes
+    assert 1 / 1.6 < (check.predicted_bytes - line.rest_bytes) / growth < 1.6
+
+
+def test_recommended_chunks_fit_the_memory_that_is_given(
+    planned: Plan, tiny_checkpoint: Path, bench: tuple[Workbench, PreparedRows]
+):
+    workbench, rows = bench
+    first = planned.stages[0]
+    line = first.lines[0]
+    workbench.step(rows.dearest(500), chunk_tokens=250, purpose="warm-up")
+    settings = settings_of(
+        workbench.stage,
+        {False: line},
+        cost=first.largest_cost,
+        longest=first.longest_cost,
+        memory_bytes=round(line.peak(first.largest_cost // 3, 3) / HEADROOM),
+        data_bytes=0,
+    )
+    written, advised = settings
+    assert (written.fits, advised.fits) == (False, True)
+    assert advised.chunk_tokens is not None
+    assert first.largest_cost / 4 < advised.chunk_tokens <= first.largest_cost / 3
+    step = workbench.step(rows, chunk_tokens=advised.chunk_tokens, purpose="check")
+    assert step.num_chunks > 2
+    assert step.peak_bytes <= line.peak(first.largest_cost // 3, 3) / HEADROOM
+
+
+def test_what_does_not_fit_as_written_is_told_and_timed_with_the_least_change(
+    planned: Plan, tiny_checkpoint: Path
+):
+    first = planned.stages[0]
+    room = first.lines[0].peak(first.largest_cost // 3, 3) + first.data_bytes
+    found = plan(
+        recipe(tiny_checkpoint, stage(LONG)), memory_bytes=round(room / HEADROOM), cpu=True
+    )
+    assert not found.fits
+    (only,) = found.stages
+    assert only.written.chunk_tokens is None
+    assert only.chosen.fits
+    assert only.chosen.chunk_tokens is not None or only.chosen.gradient_checkpointing
+    assert only.times.seconds_per_step > 0
+
+
+def test_memory_that_is_too_small_says_what_to_do(tiny_checkpoint: Path):
+    settings = recipe(tiny_checkpoint, stage(SHORT, name="align"))
+    with pytest.raises(ConfigError, match=r"^align: the weights alone take .*smaller model"):
+        plan(settings, memory_bytes=1000, cpu=True)
+    with pytest.raises(ConfigError, match=r"^align: weights, gradients and .*lora, freeze"):
+        plan(settings, memory_bytes=10 * MIB, cpu=True)
+
+
+def test_nothing_is_written_and_the_generators_stay(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tiny_checkpoint.rglob("*")}
+    random = torch.get_rng_state()
+    data = {**SHORT, "size": 32, "broken_row": 3}
+    found = plan(recipe(tiny_checkpoint, stage(data, on_bad_row="skip", steps=3)), cpu=True)
+    assert not list(tmp_path.iterdir())
+    assert {path: path.stat().st_mtime_ns for path in tiny_checkpoint.rglob("*")} == before
+    assert torch.equal(torch.get_rng_state(), random)
+    (only,) = found.stages
+    assert (only.bad_rows, only.sampled_rows) == (1, 32)
+
+
+def test_data_that_cannot_be_used_name_their_stage_and_row(tiny_checkpoint: Path):
+    broken = [{**SHORT, "size": 20, "broken_row": 7}]
+    with pytest.raises(ConfigError, match=r"^second: .*short.*7"):
+        plan(recipe(tiny_checkpoint, stage(SHORT), stage(*broken, name="second")), cpu=True)
+    missing = {**stage(SHORT, name="second"), "data": [{"adapter": "tests.training.pairs:Gone"}]}
+    with pytest.raises(ConfigError, match="second: adapter"):
+        plan(recipe(tiny_checkpoint, stage(SHORT), missing), cpu=True)
+    searched = stage(SHORT, name="second", evaluation=[{"adapter": "tests.training.pairs:Gone"}])
+    with pytest.raises(ConfigError, match="second: adapter"):
+        plan(recipe(tiny_checkpoint, searched), cpu=True)
+    with pytest.raises(ConfigError, match=r"^stage1: model.path"):
+        plan(recipe(Path("nowhere"), stage(SHORT)), cpu=True)
+
+
+def test_rerankers_and_low_rank_updates_are_measured_like_embedders(
+    tiny_checkpoint: Path, tiny_reranker: Path
+):
+    answers = stage(SHORT, loss={"objective": "yes_no"}, batch_size=8, chunk_tokens=200)
+    (only,) = plan(recipe(tiny_reranker, answers), cpu=True).stages
+    assert only.check.num_chunks > 1
+    assert only.trained_bytes == only.weight_bytes
+    low_rank = stage(SHORT, lora={"rank": 2}, batch_size=8, gradient_checkpointing=True)
+    (only,) = plan(recipe(tiny_checkpoint, low_rank), cpu=True).stages
+    assert only.trained_bytes < only.weight_bytes / 10
+    assert only.written.gradient_checkpointing
+    timed = [step for step in only.micro_steps if step.purpose == "time"]
+    assert timed and all(step.gradient_checkpointing for step in timed)
+
+
+def micro_step(chunk_cost: int, peak_bytes: int) -> MicroStep:
+    return MicroStep("memory", "g", 2, 10, 20, chunk_cost, 2, False, 1.0, 0.1, 1.0, peak_bytes)
+
+
+def test_a_line_goes_through_the_last_two_sizes_and_a_single_chunk_has_no_gradients_yet():
+    steps = [micro_step(1, 999), micro_step(10, 1500), micro_step(40, 3000)]
+    line = MemoryLine.through(steps, rest_bytes=0, gradient_bytes=600)
+    assert (line.rest_bytes, line.bytes_per_cost) == (1000, 50)
+    assert line.peak(100, 2) == 6000
+    assert line.peak(100, 1) == 5400
+    assert line.peak(2, 1) == 1000  # gradients are whole when activations are gone
+    one = MemoryLine.through(steps[:1], rest_bytes=499, gradient_bytes=0)
+    assert (one.rest_bytes, one.bytes_per_cost) == (499, 500)
+
+
+@pytest.mark.parametrize("memory", [2_000, 4_000, 9_000, 30_000, 200_000])
+@pytest.mark.parametrize("written", [None, 50, 700])
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_what_is_recommended_fits_and_what_fits_stays_as_written(
+    memory: int, written: int | None, recomputed: bool
+):
+    lines = {False: MemoryLine(1000, 50, 300), True: MemoryLine(1000, 10, 300)}
+    config = StageConfig.model_validate(
+        stage(SHORT, chunk_tokens=written, gradient_checkpointing=recomputed)
+    )
+    settings = settings_of(
+        config, lines, cost=1000, longest=30, memory_bytes=memory, data_bytes=100
+    )
+    first = settings[0]
+    assert (first.chunk_tokens, first.gradient_checkpointing) == (written, recomputed)
+    for setting in settings:
+        chunk = max(30, setting.chunk_tokens or 1000)
+        single = 300 if chunk >= 1000 else 0
+        slope = 10 if setting.gradient_checkpointing else 50
+        assert setting.peak_bytes == 1100 + slope * chunk - single
+        assert setting.fits == (setting.peak_bytes <= HEADROOM * memory)
+    best = best_of(settings, recomputed)
+    least = 1100 + 10 * 30  # the longest item alone, with checkpointing
+    assert (best is not None) == (least <= HEADROOM * memory)
+    if first.fits:
+        assert best == first
+    elif best is not None and 1100 + 50 * 30 <= HEADROOM * memory:
+        assert best.gradient_checkpointing == recomputed
+
+
+def test_the_shortest_resource_decides_how_long_a_step_takes():
+    def seconds(prepare: float, num_workers: int, cores: int = 100) -> float:
+        return seconds_per_step(2.0, prepare, num_workers=num_workers, busy_cores=4.0, cores=cores)
+
+    assert seconds(1.0, 0) == 3.0
+    assert seconds(1.0, 1) == 2.0
+    assert seconds(6.0, 1) == 6.0
+    assert seconds(6.0, 2) == 3.0
+    assert seconds(6.0, 2, cores=4) == (8.0 + 6.0) / 4
+
+
+def test_disk_holds_models_checkpoints_and_one_that_is_being_written(
+    planned: Plan, tiny_checkpoint: Path
+):
+    weights, moments = planned.stages[0].weight_bytes, 2 * planned.stages[0].trained_bytes
+    # models of stage 1, of two members and of their soup; two checkpoints and one aside
+    assert planned.disk_bytes == 4 * weights + (2 + 1) * (weights + moments)
+    files = tiny_checkpoint / "model.safetensors"
+    assert math.isclose(weights, files.stat().st_size, rel_tol=0.05)
+    assert disk_bytes(recipe(tiny_checkpoint, stage(SHORT)), planned.stages[:1]) == 2 * weights
+
+
+@pytest.fixture
+def recipe_file(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    settings = recipe(tiny_checkpoint, stage(SHORT, batch_size=8))
+    path.write_text(settings.model_dump_json(), encoding="utf-8")
+    return path
+
+
+def run(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, ["plan", *map(str, arguments), "--cpu"])
+
+
+def test_the_command_prints_tables_or_json(recipe_file: Path):
+    done = run(recipe_file, "--set", "stages.0.steps=7")
+    assert done.exit_code == 0, done.output
+    for words in ("as written", "gradient_checkpointing", "s/step", "predicted", "an hour is"):
+        assert words in " ".join(done.stdout.split())
+    done = run(recipe_file, "--json", "--set", "stages.0.steps=7")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["steps"] == 7
+    assert found["fits"] is True
+    assert found["stages"][0]["micro_steps"][0]["purpose"] == "warm-up"
+
+
+def test_the_command_says_in_one_line_what_to_change(recipe_file: Path):
+    done = run(recipe_file, "--memory", "0.1MB")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1].startswith("error: stage1: the weights alone take")
+    done = run(recipe_file, "--memory", "much")
+    assert done.exit_code == 2
+    assert "give a size, e.g. 20GiB" in done.stderr
+
+
+def test_help_teaches(recipe_file: Path):
+    text = " ".join(CliRunner().invoke(app, ["plan", "--help"]).stdout.split())
+    for words in ("largest batch first", "writes nothing", "--memory 20GiB", "Exit code 2"):
+        assert words in text
