@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import typer
@@ -12,6 +13,7 @@ from mmembed.cli.console import say
 __all__ = ["launch"]
 
 Launcher = Literal["torchrun", "accelerate"]
+_CHECKPOINT_SECONDS = 600  # for the step that runs and the checkpoint of a large model
 
 
 def launch(
@@ -47,13 +49,14 @@ def launch(
     from mmembed.config.files import load_recipe
     from mmembed.errors import ConfigError
 
-    resolved = load_recipe(recipe)
-    if not any(word in ("-o", "--output") or word.startswith("--output=") for word in arguments):
+    resolved = load_recipe(recipe, overrides=_values_of("--set", arguments))
+    if not any(word.startswith(("-o", "--output")) for word in arguments):
         raise ConfigError("mmembed train needs its output folder: add -- --output FOLDER")
     train = ["mmembed", "train", recipe, *arguments]
     if slurm:
         threads = max(stage.num_workers for stage in resolved.stages)
-        typer.echo(_batch_script(train, nodes, processes, port, cpus=threads + 1), nl=False)
+        cpus = 1 + 2 * threads  # each of them has a process that decodes
+        typer.echo(_batch_script(train, nodes, processes, port, cpus=cpus), nl=False)
         return
     if nodes > 1 and host is None:
         raise ConfigError(f"{nodes} machines have to find each other: add --host FIRST_MACHINE")
@@ -73,7 +76,15 @@ def _torchrun(nodes: int, processes: int, host: str | None, port: int) -> list[s
     if nodes > 1:
         meeting = ["--nnodes", str(nodes), "--rdzv-backend", "c10d"]
         meeting += ["--rdzv-endpoint", f"{host}:{port}", "--rdzv-id", "mmembed"]
-    return ["torchrun", *meeting, "--nproc-per-node", str(processes), "--no-python"]
+    # after SIGTERM, torchrun would give a checkpoint half a minute
+    patience = ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={_CHECKPOINT_SECONDS}"]
+    return [*patience, "torchrun", *meeting, "--nproc-per-node", str(processes), "--no-python"]
+
+
+def _values_of(option: str, arguments: list[str]) -> list[str]:
+    """What is given to an option, as `--set KEY=VALUE` or `--set=KEY=VALUE`."""
+    found = [after for word, after in pairwise(arguments) if word == option]
+    return found + [word[len(option) + 1 :] for word in arguments if word.startswith(f"{option}=")]
 
 
 def _accelerate(nodes: int, processes: int, host: str | None, port: int, rank: int) -> list[str]:
@@ -108,6 +119,7 @@ def _batch_script(train: list[str], nodes: int, processes: int, port: int, *, cp
 
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT={port} OMP_NUM_THREADS=1
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 srun --kill-on-bad-exit=1 bash -c {task}
 code=$?
 if [ "$code" -eq 143 ]; then

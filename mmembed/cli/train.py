@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,6 +31,7 @@ def train(
             "zero2, zero3, or a .json file of DeepSpeed's settings. The weights are the same."
         ),
     ] = "ddp",
+    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
     resume: Annotated[
         Literal["auto", "never", "must"],
         typer.Option(help="never refuses a folder that holds a run, must one that holds none."),
@@ -46,20 +48,24 @@ def train(
     from rich.console import Console
 
     from mmembed.config.files import load_recipe
-    from mmembed.training import stages
+    from mmembed.training import distributed, stages
     from mmembed.training.progress import training_progress
 
     resolved = load_recipe(recipe, overrides=overrides or [])
-    with training_progress(console=Console(stderr=True)) as progress:
+    one_voice = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+    with training_progress(console=one_voice) as progress:
         result = stages.train(
             resolved,
             output=output,
             progress=progress,
+            cpu=cpu,
             resume=resume,
             trackers=tracker or (),
             distribution=distribution,
         )
-    typer.echo(result.model)
+    if distributed.is_main_process():
+        typer.echo(result.model)
+        if result.interrupted:
+            say("interrupted; run the same command again to go on")
     if result.stopped_by is not None:
-        say("interrupted; run the same command again to go on")
         raise typer.Exit(128 + result.stopped_by)

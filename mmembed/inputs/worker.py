@@ -107,7 +107,8 @@ def main() -> None:
     silence = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):  # decoders print to 1 and 2; none may read our requests
         os.dup2(silence, descriptor)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which ends us
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     warnings.simplefilter("ignore")
     # pymupdf imports its page-layout model when it can; rendering never uses it, and loading it

@@ -13,11 +13,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from rich.progress import Progress
 
 from mmembed.config.recipe import ModelConfig, Recipe, SoupConfig
@@ -113,8 +114,12 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(
         cpu=cpu,
-        # a batch of texts leaves the vision tower without gradient
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[
+            # a batch of texts leaves the vision tower without gradient
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            # the first process writes, hashes and merges models while the others wait
+            InitProcessGroupKwargs(timeout=timedelta(hours=6)),
+        ],
         **tracker_options(trackers, output),
     )
     backend = build_backend(distribution, accelerator)

@@ -20,7 +20,15 @@ def run(*arguments: str) -> Any:
 def test_one_machine_needs_no_address():
     done = run("tiny", "--processes", "4", "--", "-o", "my run", "--distribution", "fsdp2")
     assert shlex.split(done.stdout) == [
-        *("torchrun", "--standalone", "--nproc-per-node", "4", "--no-python"),
+        *(
+            "env",
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600",
+            "torchrun",
+            "--standalone",
+            "--nproc-per-node",
+            "4",
+            "--no-python",
+        ),
         *("mmembed", "train", "tiny", "-o", "my run", "--distribution", "fsdp2"),
     ]
 
@@ -31,6 +39,14 @@ def test_several_machines_meet_at_the_first():
     assert words[words.index("--rdzv-endpoint") + 1] == "node1:29500"
     assert words[words.index("--nnodes") + 1] == "2"
     assert "each machine" in done.stderr
+
+
+def test_the_recipe_is_the_one_that_training_will_read():
+    values = ["--set", "stages.0.num_workers=5", "--set=stages.1.num_workers=7", "-orun"]
+    done = run("tiny", "--slurm", "--", *values)
+    assert "#SBATCH --cpus-per-task=15\n" in done.stdout
+    mistyped = run("tiny", "--", "--set", "stages.0.steeps=5", "-orun")
+    assert mistyped.exit_code == 2 and "did you mean 'steps'" in mistyped.stderr
 
 
 def test_accelerate_gets_a_line_for_each_machine():
@@ -70,7 +86,7 @@ def test_the_slurm_script_starts_each_process_and_requeues_after_a_signal_only(
         assert f"#SBATCH {line}\n" in done.stdout
     stand_ins = {
         "scontrol": 'if [ "$1" = show ]; then printf "first\\nsecond\\n"; else echo "$@"; fi',
-        "srun": 'shift; SLURM_PROCID=5 SLURM_LOCALID=1 SLURM_NTASKS=8 "$@"',
+        "srun": 'shift; [ "$SRUN_CPUS_PER_TASK" = 3 ] || exit 9; SLURM_PROCID=5 SLURM_LOCALID=1 SLURM_NTASKS=8 "$@"',
         "mmembed": 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT"; '
         f'printf "%s\\n" "$@"; exit {code}',
     }
@@ -79,7 +95,12 @@ def test_the_slurm_script_starts_each_process_and_requeues_after_a_signal_only(
         (tmp_path / name).chmod(0o755)
     found = subprocess.run(
         ["/bin/bash", str(script)],
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "x"},
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "SLURM_JOB_ID": "17",
+            "SLURM_JOB_NODELIST": "x",
+            "SLURM_CPUS_PER_TASK": "3",
+        },
         capture_output=True,
         text=True,
     )
