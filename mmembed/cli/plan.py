@@ -12,7 +12,7 @@ from mmembed.cli.console import say
 from mmembed.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mmembed.training.forecast import Plan, Setting, StagePlan
+    from mmembed.training.forecast import Plan, StagePlan
 
 __all__ = ["plan"]
 
@@ -55,7 +55,7 @@ def plan(
         _show(found)
     for stage in found.stages:
         if not stage.fits:
-            say(f"error: {stage.name} does not fit as it is written: {_advice(stage.chosen)}")
+            say(f"error: {stage.name} does not fit as it is written: {_advice(stage)}")
     if not found.fits:
         raise typer.Exit(2)
 
@@ -68,9 +68,13 @@ def _bytes(text: str) -> int:
     return int(float(match[1]) * base ** _UNITS[match[2].upper()])
 
 
-def _advice(setting: Setting) -> str:
-    changes = [f"chunk_tokens: {setting.chunk_tokens}"] if setting.chunk_tokens else []
-    changes += ["gradient_checkpointing: true"] if setting.gradient_checkpointing else []
+def _advice(stage: StagePlan) -> str:
+    new = {name: getattr(stage.chosen, name) for name in ("chunk_tokens", "gradient_checkpointing")}
+    changes = [
+        f"{name}: {json.dumps(value)}"
+        for name, value in new.items()
+        if value != getattr(stage.written, name)
+    ]
     return f"set {' and '.join(changes)}"
 
 
@@ -117,7 +121,7 @@ def _memory_table(stage: StagePlan) -> Any:
         table.add_row(
             "all at once" if setting.chunk_tokens is None else f"{setting.chunk_tokens:,}",
             "yes" if setting.gradient_checkpointing else "no",
-            byte_text(setting.peak_bytes),
+            "ran out" if setting.peak_bytes is None else byte_text(setting.peak_bytes),
             ", ".join(notes),
         )
     check, bound = stage.check, "" if stage.exact_memory else "at most "

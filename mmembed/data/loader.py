@@ -58,7 +58,7 @@ class BatchLoader(Generic[Batch_co]):
         ahead_bytes: batches beside the one in use are prepared while they fit, all taken as large
             as the largest so far; one always is. None = as many as there are workers for.
         bad_rows: what stands in for rows that cannot be used; None = they raise.
-        rank, world_size: this process prepares its contiguous slice of every global batch.
+        rank, world_size: this process prepares its share of every global batch.
 
     Attributes:
         wait_seconds: time the consumer has spent waiting for batches.

@@ -45,8 +45,14 @@ class GlobalBatch:
     group: str
     rows: tuple[int, ...]
 
+    def is_split(self, world_size: int) -> bool:
+        """Whether processes share the rows; fewer rows than processes are on all of them."""
+        return len(self.rows) >= world_size
+
     def share(self, rank: int, world_size: int) -> range:
-        """Which places in `rows` a process prepares: slices in the order of the ranks."""
+        """Which places in `rows` a process prepares: slices in the order of the ranks, or all."""
+        if not self.is_split(world_size):
+            return range(len(self.rows))
         share, rest = divmod(len(self.rows), world_size)
         begin = rank * share + min(rank, rest)
         return range(begin, begin + share + (rank < rest))

@@ -38,7 +38,14 @@ Prepared = tuple[Window, list[PreparedItem | InputError]]
 
 
 class LoadedModel:
-    """An encoder and its processor; a context manager that ends the decode processes."""
+    """An encoder and its processor; a context manager that ends the decode processes.
+
+    Attributes:
+        halves_batches: a batch that does not fit into memory runs in halves. False: it raises
+            ConfigError, for models that run on several processes in step.
+    """
+
+    halves_batches = True
 
     def __init__(
         self, encoder: Encoder, processor: Processor, *, folder: Path | None = None
@@ -120,6 +127,7 @@ class LoadedModel:
 
         Raises:
             InputError: of the first bad item, under `on_error="raise"`.
+            ConfigError: see `halves_batches`.
         """
         groups = unique_items(items)
         show = show_progress_bar
@@ -184,6 +192,13 @@ class LoadedModel:
                 return list(forward(pack(prepared)).cpu().numpy())
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
+        if not self.halves_batches:
+            raise ConfigError(
+                f"memory of {self.device} ran out for {len(prepared)} items, "
+                f"{sum(item.cost for item in prepared):,} tokens and patches together, and the "
+                "other processes wait in that forward pass; lower chunk_tokens of the stage, then "
+                "the number of pixels or tokens of an item"
+            )
         if len(prepared) == 1:
             detail = f"{prepared[0].cost:,} tokens and patches do not fit on {self.device}"
             return [InputError("out_of_memory", f"{detail}; lower the number of pixels or tokens")]

@@ -12,6 +12,7 @@ only, and this can be tested without.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import get_int_from_env
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -44,7 +46,11 @@ __all__ = [
     "first_has",
 ]
 
+logger = logging.getLogger(__name__)
+
 DISTRIBUTIONS = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+# Any launcher's; accelerate reads the same.
+_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 # What starts accelerate's own versions of the above, which would wrap the model a second time.
 _OTHERS = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
 
@@ -67,6 +73,11 @@ class Backend:
     @property
     def device(self) -> torch.device:
         return self.accelerator.device
+
+    @property
+    def loading_device(self) -> torch.device:
+        """Where the whole model is loaded; `prepare` puts it, or a part of it, on `device`."""
+        return self.device
 
     def prepare(
         self, encoder: Encoder, objectives: Objectives, stage: StageConfig
@@ -107,10 +118,19 @@ class Sharded(Backend):
     """FSDP2: each layer of the towers gathers its parameters when it runs.
 
     Gradients are exchanged after every chunk: kept until the last one, they would be whole, and
-    larger than all that is saved.
+    larger than all that is saved. Each process loads the whole model into main memory, and its part
+    of each layer goes to its device.
+
+    With `dtype: bfloat16`, autograd keeps autocast's bfloat16 copy of each weight of a chunk that
+    has a graph, which is half the memory of the whole model in float32; `gradient_checkpointing`
+    leaves those of a layer or two.
     """
 
     equal_chunks = True
+
+    @property
+    def loading_device(self) -> torch.device:
+        return torch.device("cpu")
 
     def prepare(
         self, encoder: Encoder, objectives: Objectives, stage: StageConfig
@@ -171,6 +191,8 @@ def first_has(tensor: Tensor) -> Tensor:
 def check_distribution(distribution: str, recipe: Recipe) -> None:
     """Refuse what cannot work with several processes, before any data is read.
 
+    One process is not told of what only several cannot do: see `build_backend`.
+
     Args:
         distribution: one of `DISTRIBUTIONS`, or a file of DeepSpeed's settings.
 
@@ -184,7 +206,7 @@ def check_distribution(distribution: str, recipe: Recipe) -> None:
             "them away and pass --distribution to mmembed train"
         )
     settings = _deepspeed_settings(distribution)
-    if distribution == "ddp":
+    if distribution == "ddp" or get_int_from_env(_WORLD_SIZES, 1) <= 1:
         return
     named = f"distribution {distribution!r}"
     if recipe.kind == "reranker":
@@ -219,6 +241,12 @@ def build_backend(distribution: str, accelerator: Accelerator) -> Backend:
     """
     settings = _deepspeed_settings(distribution)
     if distributed.world_size() == 1:
+        if distribution != "ddp":
+            logger.warning(
+                "distribution %r cuts a model over several processes, and this is one: it has no "
+                "effect; start more with mmembed launch or torchrun",
+                distribution,
+            )
         return Backend(accelerator)
     if settings is not None:
         from mmembed.training.zero import Zero

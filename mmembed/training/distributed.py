@@ -78,14 +78,17 @@ def _on(value: Tensor | None, device: torch.device) -> Tensor | None:
     return None if value is None else value.to(device)
 
 
-def gather(local: LocalEmbeddings, *, draw_seed: int = 0) -> ContrastiveEmbeddings:
+def gather(
+    local: LocalEmbeddings, *, draw_seed: int = 0, split: bool = True
+) -> ContrastiveEmbeddings:
     """Local rows against all columns, in the order of the ranks. Carries gradient.
 
-    Processes may hold different numbers of rows. `draw_seed` must be equal on all of them.
+    Processes may hold different numbers of rows, at least one; without `split`, all of them hold
+    the whole batch. `draw_seed` must be equal on all of them.
     """
     device = local.queries.device
     positive, owner, ids = (x.to(device) for x in (local.positive, local.owner, local.ids))
-    if world_size() == 1:
+    if world_size() == 1 or not split:
         optional = {name: _on(getattr(local, name), device) for name in _OPTIONAL}
         return ContrastiveEmbeddings.of_one_process(
             local.queries, local.documents, positive, owner, ids, draw_seed=draw_seed, **optional

@@ -73,11 +73,16 @@ class MemoryLine:
 
 @dataclass(frozen=True)
 class Setting:
-    """A way to run the largest batch; `chunk_tokens` None = all at once."""
+    """A way to run the largest batch.
+
+    Args:
+        chunk_tokens: None = all at once.
+        peak_bytes: predicted; None = memory ran out in steps with this `gradient_checkpointing`.
+    """
 
     chunk_tokens: int | None
     gradient_checkpointing: bool
-    peak_bytes: int
+    peak_bytes: int | None
     fits: bool
 
     def num_chunks(self, cost: float) -> int:
@@ -123,9 +128,12 @@ class StagePlan:
         steps: of each run, by its folder.
         largest_group, largest_rows, largest_cost: the largest batch seen.
         longest_cost: of the most expensive item seen.
-        lines: of memory, without and with gradient checkpointing.
+        lines: of memory, without and with gradient checkpointing; None = memory ran out.
         settings: as written in the recipe, then others.
-        chosen: what was timed: as written if that fits, else the least change.
+        chosen: as written if that fits, else the least change. It is what was timed, but where only
+            switching gradient checkpointing off fits, that was still on.
+        check: of what was chosen before; if it took more than predicted, its line has been raised,
+            and `settings` and `chosen` follow from that.
         data_bytes: prepared batches and caches on the host at their largest.
         sampled_rows, bad_rows: that were prepared; that cannot be used.
         exact_memory: False where peaks are bounds; see `PeakMeter`.
@@ -137,7 +145,7 @@ class StagePlan:
     largest_rows: int
     largest_cost: int
     longest_cost: int
-    lines: tuple[MemoryLine, MemoryLine]
+    lines: tuple[MemoryLine | None, MemoryLine | None]
     settings: tuple[Setting, ...]
     chosen: Setting
     check: Check
@@ -204,7 +212,8 @@ def settings_of(
     in the largest chunks that fit.
 
     Args:
-        lines: measured so far, by gradient checkpointing; that of the stage is among them.
+        lines: measured so far, by gradient checkpointing; without that of the stage, memory ran out
+            in its steps.
         cost, longest: of the largest batch and of its most expensive item.
         data_bytes: of prepared data in the same memory.
     """
@@ -220,6 +229,9 @@ def settings_of(
     written = stage.gradient_checkpointing
     if written in lines:
         add(stage.chunk_tokens, written)
+    else:
+        setting = Setting(stage.chunk_tokens, written, None, fits=False)
+        found[stage.chunk_tokens, written] = setting
     for recomputed in sorted(lines, key=lambda each: each != written):
         whole = add(None, recomputed)
         line = lines[recomputed]
@@ -253,7 +265,10 @@ def seconds_per_step(
 
 
 def disk_bytes(recipe: Recipe, stages: Sequence[StagePlan]) -> int:
-    """What a run leaves behind, and one checkpoint that is being written."""
+    """What a run leaves behind, and one checkpoint that is being written.
+
+    A signal makes a stage write one without `save_every`, too.
+    """
     total = largest = 0
     for index, name, stage in stage_runs(recipe):
         found = next(each for each in stages if name in each.steps)
@@ -269,7 +284,7 @@ def disk_bytes(recipe: Recipe, stages: Sequence[StagePlan]) -> int:
             kept = min(kept, (found.steps[name] - 1) // stage.save_every)
         kept += stage.keep_best is not None
         total += found.weight_bytes + kept * checkpoint
-        largest = max(largest, checkpoint if kept else found.weight_bytes)
+        largest = max(largest, checkpoint)
     if recipe.soup.method is not None:
         total += stages[-1].weight_bytes
     return total + largest

@@ -39,6 +39,9 @@ Batch = ContrastiveBatch | PairBatch
 class Gradients(Protocol):
     """Adds a batch's gradients to the parameters; averaged over processes, of the global batch.
 
+    Attributes:
+        backward: runs the chunks.
+
     Returns:
         The loss of the global batch, detached, and the metrics of this process's rows.
 
@@ -46,6 +49,8 @@ class Gradients(Protocol):
         ConfigError: an item that does not fit into memory.
         TrainingDiverged: the model gave NaN or infinity, on whatever process.
     """
+
+    backward: ChunkedBackward
 
     def __call__(
         self, model: nn.Module, batch: Batch, at: GlobalBatch, step: int
@@ -124,10 +129,13 @@ class _Contrast:
 
     def __call__(self, model: nn.Module, batch: Batch, at: GlobalBatch, step: int) -> LossOutput:
         assert isinstance(batch, ContrastiveBatch)
+        split = at.is_split(distributed.world_size())
 
         def loss_of(embeddings: Tensor) -> tuple[LossOutput, float]:
             gathered = distributed.gather(
-                _split(embeddings, batch), draw_seed=hashed_seed(f"loss {self.seed} {step}")
+                _split(embeddings, batch),
+                draw_seed=hashed_seed(f"loss {self.seed} {step}"),
+                split=split,
             )
             output = self.objectives(
                 gathered,
@@ -135,7 +143,7 @@ class _Contrast:
                 temperature=self.objectives.tau(batch.tasks),
                 step=step,
             )
-            return output, distributed.row_share(gathered)
+            return output, distributed.row_share(gathered) if split else 1.0
 
         try:
             return self.backward.coupled(model, batch.inputs, loss_of)

@@ -31,7 +31,7 @@ from mmembed.losses.embeddings import LossOutput
 from mmembed.training import distributed
 from mmembed.training.blank_item import with_last_item
 
-__all__ = ["ChunkLoss", "ChunkedBackward", "Exchange", "WholeLoss"]
+__all__ = ["ChunkLoss", "ChunkedBackward", "DoesNotFit", "Exchange", "WholeLoss"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,10 @@ WholeLoss = Callable[[Tensor], tuple[LossOutput, float]]
 # Of the states of one chunk, and which items of the batch they are: the mean loss over them.
 ChunkLoss = Callable[[Tensor, slice], LossOutput]
 _Result = TypeVar("_Result")
+
+
+class DoesNotFit(ConfigError):  # noqa: N818  it says what
+    """A step does not fit into memory: an item of it alone, or the chunks that were asked for."""
 
 
 class Exchange(Protocol):
@@ -108,7 +112,7 @@ class ChunkedBackward:
             The loss of the global batch, and this process's metrics.
 
         Raises:
-            ConfigError: an item does not fit into memory even alone.
+            DoesNotFit: an item does not fit into memory even alone.
         """
         distributed.allow_unequal_forwards(model)
         return self._fitting(chunks, lambda fitting: self._cached(model, fitting, loss_of))
@@ -266,7 +270,7 @@ class ChunkedBackward:
         clear_device_cache(garbage_collection=True)
         largest = distributed.greatest(max(map(chunk_cost, chunks)), device)
         if not distributed.true_on_any(any(len(c["cu_seqlens"]) > 2 for c in chunks), device):
-            raise ConfigError(
+            raise DoesNotFit(
                 f"an item of {largest:,} tokens (patch rows of pictures included) does not fit "
                 f"into the memory of {device} even alone; lower max_query_tokens, "
                 "max_document_tokens or model.image_tokens, or set gradient_checkpointing: true"

@@ -27,16 +27,17 @@ from mmembed.encoder.reranker_model import RerankerModel
 from mmembed.errors import ConfigError, InputError
 from mmembed.inputs.contrastive import TrainingRow, content_id, document_id, query_id
 from mmembed.inputs.processor import Processor
-from mmembed.training import distributed
+from mmembed.training import distributed, state
 from mmembed.training.step_folders import (
     best_checkpoint,
+    checkpoint_folder,
     publish_checkpoint,
     read_state,
     step_of,
 )
 from mmembed.types import MultimodalInput, Role
 
-__all__ = ["METRICS", "HeldOut", "Pool", "first_ranks", "pools_of"]
+__all__ = ["METRICS", "HeldOut", "Pool", "checked_pools", "first_ranks", "pools_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +69,11 @@ class HeldOut:
         encoder, processor: those that are trained.
         folder: of the stage; an earlier run may have left its best checkpoint there.
         seed: chooses the rows of entries with a cap.
+        equal_chunks: all processes must run as many forward passes: none may halve a batch that
+            does not fit. Batches are those of `chunk_tokens` then, which fits with gradients.
 
     Raises:
-        ConfigError: see `build_mixture`; or the model is a reranker; or `keep_best` names nothing.
+        ConfigError: see `checked_pools`.
     """
 
     def __init__(
@@ -82,34 +85,28 @@ class HeldOut:
         folder: Path,
         seed: int,
         total_steps: int,
+        equal_chunks: bool = False,
     ) -> None:
-        if stage.evaluation and isinstance(encoder, RerankerModel):
-            raise ConfigError(
-                "evaluation: a reranker has no embeddings to retrieve with; leave evaluation out, "
-                "and judge the reranker on candidates after training"
-            )
-        self._pools = pools_of(stage, seed=seed)
+        self._pools = checked_pools(stage, seed=seed, reranker=isinstance(encoder, RerankerModel))
         self._every = stage.evaluate_every
         self._total_steps = total_steps
         self._encoder = encoder
         self._embedder = Embedder(encoder, processor)
+        self._embedder.halves_batches = not equal_chunks
+        self._batch_tokens = stage.chunk_tokens if equal_chunks else None
         self._autocast = torch.autocast(
             encoder.device.type, dtype=torch.bfloat16, enabled=stage.dtype == "bfloat16"
         )
         self._metric = stage.keep_best
-        names = [f"{_prefix(pool)}/{name}" for pool in self._pools for name in METRICS]
-        if self._metric is not None and self._metric not in names:
-            raise ConfigError(
-                f"keep_best is {self._metric!r}, which this stage does not measure; it measures "
-                f"{', '.join(names)}"
-            )
         self._folder = folder
         self._best: float | None = None
         self._best_step = self._step = -1
         self._score: float | None = None
-        before = best_checkpoint(folder) if self._metric is not None else None
-        if before is not None:
-            self._best, self._best_step = read_state(before).score, step_of(before)
+        if self._metric is not None:
+            before = state.on_first(self._best_on_disk, encoder.device, folder)
+            if before is not None:
+                self._best_step = before
+                self._best = read_state(checkpoint_folder(folder, before)).score
 
     def due(self, step: int) -> bool:
         """Whether there is something to evaluate after `step`; 0 is before the first one."""
@@ -122,6 +119,7 @@ class HeldOut:
 
         Raises:
             InputError: an item cannot be used; its index is (dataset, row, which item).
+            ConfigError: memory runs out where all processes run in step.
         """
         found: dict[str, float] = {}
         with _evaluating(self._encoder), self._autocast:
@@ -156,15 +154,26 @@ class HeldOut:
         """
         if self._metric is None or self.is_best_at(self._total_steps):
             return False
-        best = best_checkpoint(self._folder) if distributed.is_main_process() else None
-        if best is not None:
-            publish_checkpoint(best, model_folder)
-            logger.info("%s is %s, the best by %s", model_folder, best.name, self._metric)
-        return distributed.true_on_any(best is not None, self._encoder.device)
+
+        def publish() -> int | None:
+            step = self._best_on_disk()
+            if step is not None:
+                best = checkpoint_folder(self._folder, step)
+                publish_checkpoint(best, model_folder)
+                logger.info("%s is %s, the best by %s", model_folder, best.name, self._metric)
+            return step
+
+        return state.on_first(publish, self._encoder.device, model_folder) is not None
+
+    def _best_on_disk(self) -> int | None:
+        best = best_checkpoint(self._folder)
+        return None if best is None else step_of(best)
 
     def _embed(self, pool: Pool, items: Sequence[MultimodalInput], role: Role) -> np.ndarray:
         try:
-            rows: np.ndarray = self._embedder.encode(items, role=role, show_progress_bar=False)
+            rows: np.ndarray = self._embedder.encode(
+                items, role=role, show_progress_bar=False, batch_tokens=self._batch_tokens
+            )
         except InputError as error:
             first = len(pool.queries) if role == "document" else 0
             inner = error.index[1:] if isinstance(error.index, tuple) else ()
@@ -175,6 +184,27 @@ class HeldOut:
 
 def _prefix(pool: Pool) -> str:
     return f"evaluation/{pool.name}"
+
+
+def checked_pools(stage: StageConfig, *, seed: int, reranker: bool) -> tuple[Pool, ...]:
+    """`pools_of` a stage whose model can be evaluated as it says.
+
+    Raises:
+        ConfigError: see `build_mixture`; or the model is a reranker; or `keep_best` names nothing.
+    """
+    if stage.evaluation and reranker:
+        raise ConfigError(
+            "evaluation: a reranker has no embeddings to retrieve with; leave evaluation out, "
+            "and judge the reranker on candidates after training"
+        )
+    pools = pools_of(stage, seed=seed)
+    names = [f"{_prefix(pool)}/{name}" for pool in pools for name in METRICS]
+    if stage.keep_best is not None and stage.keep_best not in names:
+        raise ConfigError(
+            f"keep_best is {stage.keep_best!r}, which this stage does not measure; it measures "
+            f"{', '.join(names)}"
+        )
+    return pools
 
 
 def pools_of(stage: StageConfig, *, seed: int) -> tuple[Pool, ...]:

@@ -7,29 +7,40 @@ ever saved. A step has the parts of a real one: forward, loss, backward, clippin
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
 
 from mmembed.config.recipe import Recipe
 from mmembed.config.stage import StageConfig
 from mmembed.data.mixture import Mixture
 from mmembed.data.sampler import GlobalBatch
 from mmembed.encoder.lora import add_lora
-from mmembed.errors import ConfigError, InputError, TrainingDiverged
+from mmembed.errors import InputError, TrainingDiverged
 from mmembed.inputs.collator import chunk_cost, split
 from mmembed.inputs.media import MediaPolicy
 from mmembed.training.forward import batch_gradients, collator
+from mmembed.training.grad_cache import DoesNotFit
 from mmembed.training.memory import PeakMeter
 from mmembed.training.objectives import build_objectives
 from mmembed.training.optim import Schedule, build_optimizer, freeze_parameters
 from mmembed.training.stages import load_model, start_model
 
-__all__ = ["MicroStep", "PreparedRows", "Workbench", "num_passes"]
+__all__ = [
+    "MicroStep",
+    "PreparedRows",
+    "Workbench",
+    "num_cores",
+    "num_passes",
+    "stored_weight_bytes",
+]
 
 # One forward and one backward pass, without and with gradient checkpointing.
 _PASSES = {False: 3, True: 4}
@@ -47,6 +58,7 @@ class MicroStep:
         gradient_seconds: forward, loss and backward; update_seconds: clipping and the optimizer.
         cpu_seconds: of all threads of this process.
         peak_bytes: of memory, all in.
+        passes: see `num_passes`.
     """
 
     purpose: Literal["warm-up", "memory", "check", "time"]
@@ -61,20 +73,22 @@ class MicroStep:
     update_seconds: float
     cpu_seconds: float
     peak_bytes: int
+    passes: float
 
     @property
     def seconds(self) -> float:
         return self.gradient_seconds + self.update_seconds
 
-    @property
-    def passes(self) -> float:
-        """Forward passes that its tokens have cost; all chunks but one are embedded twice."""
-        return num_passes(self.num_chunks, self.gradient_checkpointing)
 
+def num_passes(num_chunks: float, gradient_checkpointing: bool, *, coupled: bool) -> float:
+    """Forward passes that each token of a step costs in the mean; a backward pass counts as two.
 
-def num_passes(num_chunks: float, gradient_checkpointing: bool) -> float:
-    """Forward passes of a step that many chunks make; a backward pass counts as two."""
-    return _PASSES[gradient_checkpointing] + 1 - 1 / num_chunks
+    Args:
+        coupled: by the loss of an embedder: all chunks but one are embedded twice. Those of a
+            reranker are added up, and run once each.
+    """
+    again = 1 - 1 / num_chunks if coupled else 0
+    return _PASSES[gradient_checkpointing] + again
 
 
 @dataclass(frozen=True)
@@ -131,6 +145,9 @@ class Workbench:
 
     Args:
         stage: its `chunk_tokens` is replaced by that of each step.
+
+    Attributes:
+        coupled: see `num_passes`.
     """
 
     def __init__(
@@ -149,6 +166,7 @@ class Workbench:
         self.mixture = mixture
         self.steps: list[MicroStep] = []
         self.gradient_checkpointing = False
+        self.coupled = recipe.kind == "embedder"
         self._accelerator = accelerator
         self._seed = seed
         self.encoder, self.processor = load_model(
@@ -185,27 +203,28 @@ class Workbench:
         self.gradient_checkpointing = True
 
     def prepare(self, at: GlobalBatch, num_rows: int | None = None) -> PreparedRows:
-        """Read, decode and tokenise the first rows of a batch, on one thread.
+        """Read, decode and tokenise rows of a batch, the first that can be used, on one thread.
 
         Raises:
             InputError: a row cannot be used; where the stage skips such rows, none can.
         """
-        numbers = at.rows[:num_rows]
+        wanted = len(at.rows) if num_rows is None else num_rows
+        good: list[Any] = []
+        bad: list[InputError] = []
+        tried = 0
         begin = time.perf_counter()
-        rows: list[Any] = []
-        for number in numbers:
-            try:
-                rows.append(self.mixture.row(number, epoch=at.epoch))
-            except InputError as error:
-                rows.append(error)
-        readable = [row for row in rows if not isinstance(row, InputError)]
-        collate = collator(self.encoder, self.processor, self.stage)
-        prepared = iter(collate.prepare(readable) if readable else [])
-        results = [row if isinstance(row, InputError) else next(prepared) for row in rows]
+        while len(good) < wanted and tried < len(at.rows):
+            numbers = at.rows[tried : tried + wanted - len(good)]
+            tried += len(numbers)
+            for row in self._prepared(numbers, at.epoch):
+                if not isinstance(row, InputError):
+                    good.append(row)
+                elif self.stage.on_bad_row == "raise":
+                    raise row
+                else:
+                    bad.append(row)
         seconds = time.perf_counter() - begin
-        bad = [row for row in results if isinstance(row, InputError)]
-        good = [row for row in results if not isinstance(row, InputError)]
-        if bad and (self.stage.on_bad_row == "raise" or not good):
+        if not good:
             raise bad[0]
         inputs = [self._collated([row], None).inputs[0] for row in good]
         return PreparedRows(
@@ -218,6 +237,19 @@ class Workbench:
             bad=tuple(bad),
         )
 
+    def _prepared(self, numbers: Sequence[int], epoch: int) -> list[Any]:
+        """Each row, or its InputError."""
+        rows: list[Any] = []
+        for number in numbers:
+            try:
+                rows.append(self.mixture.row(number, epoch=epoch))
+            except InputError as error:
+                rows.append(error)
+        readable = [row for row in rows if not isinstance(row, InputError)]
+        collate = collator(self.encoder, self.processor, self.stage)
+        prepared = iter(collate.prepare(readable) if readable else [])
+        return [row if isinstance(row, InputError) else next(prepared) for row in rows]
+
     def step(
         self,
         part: PreparedRows,
@@ -229,7 +261,7 @@ class Workbench:
 
         Raises:
             TrainingDiverged: the loss or the gradient is not finite.
-            ConfigError: memory ran out.
+            DoesNotFit: memory ran out; training would go on in smaller chunks if there are any.
         """
         batch = self._collated(part.rows, chunk_tokens)
         chunks = [chunk_cost(inputs) for inputs in batch.inputs]
@@ -241,31 +273,25 @@ class Workbench:
             self._accelerator,
             seed=self._seed,
         )
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self.meter.begin()
         cpu, begin = time.process_time(), time.perf_counter()
         try:
             output = gradients(self._model, batch, part.at, 0)
             loss = output.loss.item()  # waits for the device
             middle = time.perf_counter()
-            norm = self._accelerator.clip_grad_norm_(
-                parameters, self.stage.max_grad_norm or math.inf
+            as_asked = gradients.backward.chunk_tokens is None
+            if as_asked:
+                self._update(loss, part.at)
+        except torch.OutOfMemoryError:
+            as_asked = False
+        # outside the handler, whose traceback would keep the tensors alive
+        self._optimizer.zero_grad(set_to_none=True)
+        if not as_asked:
+            raise DoesNotFit(
+                f"memory of {self.encoder.device} ran out in a step of {sum(chunks):,} tokens with "
+                f"{max(chunks):,} in a chunk; lower chunk_tokens, set gradient_checkpointing: "
+                "true, or train fewer parameters (lora, freeze)"
             )
-            if not math.isfinite(loss) or not math.isfinite(float(norm)):
-                raise TrainingDiverged(
-                    step=1,
-                    loss=loss,
-                    grad_norm=float(norm),
-                    rows=self.mixture.named_rows(part.at.rows),
-                )
-            self._optimizer.step()
-            self._objectives.temperature.project_()
-            self._optimizer.zero_grad(set_to_none=True)
-        except torch.OutOfMemoryError as error:
-            raise ConfigError(
-                f"memory of {self.encoder.device} ran out in a step of {sum(chunks):,} tokens; "
-                "set gradient_checkpointing: true, or train fewer parameters (lora, freeze)"
-            ) from error
         if self.encoder.device.type == "cuda":
             torch.cuda.synchronize(self.encoder.device)
         end = time.perf_counter()
@@ -282,9 +308,27 @@ class Workbench:
             update_seconds=end - middle,
             cpu_seconds=time.process_time() - cpu,
             peak_bytes=self.meter.read(),
+            passes=num_passes(len(chunks), self.gradient_checkpointing, coupled=self.coupled),
         )
         self.steps.append(measured)
         return measured
+
+    def affordable_cost(self, seconds: float) -> float:
+        """What a step can do in this time, at the pace of the last one and with many chunks."""
+        last = self.steps[-1]
+        most = num_passes(math.inf, last.gradient_checkpointing, coupled=self.coupled)
+        return seconds / last.gradient_seconds * last.cost * last.passes / most
+
+    def _update(self, loss: float, at: GlobalBatch) -> None:
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        norm = float(
+            self._accelerator.clip_grad_norm_(parameters, self.stage.max_grad_norm or math.inf)
+        )
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            rows = self.mixture.named_rows(at.rows)
+            raise TrainingDiverged(step=1, loss=loss, grad_norm=norm, rows=rows)
+        self._optimizer.step()
+        self._objectives.temperature.project_()
 
     def close(self) -> None:
         self.processor.close()
@@ -293,3 +337,22 @@ class Workbench:
     def _collated(self, rows: Sequence[Any], chunk_tokens: int | None) -> Any:
         stage = self.stage.model_copy(update={"chunk_tokens": chunk_tokens})
         return collator(self.encoder, self.processor, stage).collate(rows)
+
+
+def stored_weight_bytes(folder: Path) -> int:
+    """Of the weights of a model folder in float32, from the heads of its files."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, framework="pt") as file:
+                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+        except SafetensorError:
+            continue  # loading it says what is wrong
+    return 4 * total
+
+
+def num_cores() -> int:
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -13,7 +13,7 @@ from mmembed.config.recipe import Recipe
 from mmembed.config.stage import StageConfig
 from mmembed.data.mixture import Mixture
 from mmembed.data.sampler import BatchSampler, GlobalBatch
-from mmembed.training.heldout import pools_of
+from mmembed.training.heldout import checked_pools
 from mmembed.training.stages import stage_mixture
 from mmembed.training.trainer import count_steps
 
@@ -52,7 +52,7 @@ def planned_runs(recipe: Recipe, runs: Sequence[tuple[str, StageConfig]]) -> Pla
     """Of runs by name; reads what they will train on and search in.
 
     Raises:
-        ConfigError, InputError: the data of a run cannot be used.
+        ConfigError, InputError: the data of a run cannot be used, or not be searched as it says.
     """
     steps: dict[str, int] = {}
     for name, stage in reversed(runs):  # the first one is the last to be read, and kept
@@ -62,7 +62,7 @@ def planned_runs(recipe: Recipe, runs: Sequence[tuple[str, StageConfig]]) -> Pla
             mixture, stage.batch_size, stage.sampling, batch_sizes=stage.batch_sizes
         )
         steps = {name: count_steps(stage, sampler), **steps}
-    pools_of(stage, seed=seed)  # reads what will be searched
+    checked_pools(stage, seed=seed, reranker=recipe.kind == "reranker")  # reads them
     epoch = sampler.epoch_batches(0)
     batches: dict[str, list[GlobalBatch]] = defaultdict(list)
     for batch in epoch[: max(steps.values())]:

@@ -14,18 +14,15 @@ All of one process. Left out: searches of `evaluation`, saving, `compile` and `t
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
 
 from mmembed.config.recipe import Recipe
 from mmembed.config.stage import StageConfig
@@ -48,8 +45,16 @@ from mmembed.training.forecast import (
     seconds_per_step,
     settings_of,
 )
+from mmembed.training.grad_cache import DoesNotFit
 from mmembed.training.memory import available_bytes
-from mmembed.training.micro_steps import MicroStep, PreparedRows, Workbench, num_passes
+from mmembed.training.micro_steps import (
+    MicroStep,
+    PreparedRows,
+    Workbench,
+    num_cores,
+    num_passes,
+    stored_weight_bytes,
+)
 from mmembed.training.planned import Planned, planned_runs
 from mmembed.training.stages import stage_runs, start_model
 
@@ -129,7 +134,7 @@ class _Measurement:
         self.planned, self.stage = planned, planned.stage
         self.memory_bytes = memory_bytes
         self.report = lambda message: report(f"{planned.name}: {message}")
-        weights = _weight_bytes(start_model(recipe.model))
+        weights = stored_weight_bytes(start_model(recipe.model))
         if weights > memory_bytes:
             raise self._too_little(f"the weights alone take {byte_text(weights)}")
         self.bench = Workbench(
@@ -166,25 +171,33 @@ class _Measurement:
                 data_bytes=0 if bench.encoder.device.type == "cuda" else data_bytes,
             )
 
+        def best() -> Setting | None:
+            return best_of(settings(), stage.gradient_checkpointing)
+
         timed = None
         for recomputed in (False, True):
             if recomputed:
                 bench.recompute()
             self.report(f"largest batch, {'with' if recomputed else 'no'} gradient checkpointing")
-            lines[recomputed] = self._line(largest)
-            chosen = best_of(settings(), stage.gradient_checkpointing)
-            due = recomputed or not stage.gradient_checkpointing
-            if timed is None and due and chosen is not None:
-                check = self._check(lines[recomputed], largest, chosen)
-                lines[recomputed] = lines[recomputed].raised_to(check)
-                self.report(f"timing {', '.join(samples)}")
-                timed = check, self._timed(samples, chosen)
-        chosen = best_of(settings(), stage.gradient_checkpointing)
+            due = timed is None and (recomputed or not stage.gradient_checkpointing)
+            try:
+                line = lines[recomputed] = self._line(largest)
+                if due and (chosen := best()) is not None:
+                    check = self._check(line, largest, chosen)
+                    lines[recomputed] = line.raised_to(check)
+                    if (chosen := best()) is not None:
+                        self.report(f"timing {', '.join(samples)}")
+                        timed = check, self._timed(samples, chosen)
+            except DoesNotFit:
+                lines.pop(recomputed, None)
+        chosen = best()
         if chosen is None or timed is None:
-            needed = lines[True].peak(longest, 2)
+            takes = "does not fit"
+            if True in lines:
+                takes = f"takes {byte_text(lines[True].peak(longest, 2))}"
             raise self._too_little(
                 f"even with gradient_checkpointing an item of {longest:,} tokens (patch rows of "
-                f"pictures included) takes {byte_text(needed)}",
+                f"pictures included) {takes}",
                 "lower max_query_tokens, max_document_tokens or model.image_tokens, ",
             )
         check, steps = timed
@@ -195,7 +208,7 @@ class _Measurement:
             largest_rows=len(largest.at.rows),
             largest_cost=round(largest.cost),
             longest_cost=longest,
-            lines=(lines[False], lines[True]),
+            lines=(lines.get(False), lines.get(True)),
             settings=settings(),
             chosen=chosen,
             check=check,
@@ -209,10 +222,16 @@ class _Measurement:
         )
 
     def _sample(self, batches: Sequence[GlobalBatch]) -> PreparedRows:
-        """What rows of the fullest of these batches cost; not the rows, which may be large."""
-        at = max(batches, key=lambda batch: len(batch.rows))
-        self.bench.prepare(at, 2)  # starts the decoders
-        return replace(self.bench.prepare(at, SAMPLE_ROWS), rows=())
+        """What rows of the fullest usable batch cost; not the rows, which may be large."""
+        fullest = sorted(batches, key=lambda batch: -len(batch.rows))
+        for at in fullest:
+            try:
+                self.bench.prepare(at, 2)  # starts the decoders
+                return replace(self.bench.prepare(at, SAMPLE_ROWS), rows=())
+            except InputError:
+                if self.stage.on_bad_row == "raise" or at is fullest[-1]:
+                    raise
+        raise AssertionError("a group has batches")
 
     def _largest(self, samples: Mapping[str, PreparedRows]) -> PreparedRows:
         """The most expensive of some planned batches of the group with the most expensive ones."""
@@ -220,10 +239,15 @@ class _Measurement:
         affordable = int(PATIENCE_SECONDS / max(samples[group].seconds_per_row, 1e-6))
         fullest = sorted(self.planned.batches[group], key=lambda batch: -len(batch.rows))
         found: list[PreparedRows] = []
-        for at in fullest[:LARGEST_OF]:
+        usable = samples[group].at
+        for at in dict.fromkeys((*fullest[:LARGEST_OF], usable)):
             if found and affordable < len(at.rows):
                 break
-            found.append(self.bench.prepare(at, max(2, affordable)))
+            try:
+                found.append(self.bench.prepare(at, max(2, affordable)))
+            except InputError:
+                if self.stage.on_bad_row == "raise":
+                    raise
             affordable -= len(at.rows)
         return max(found, key=lambda rows: rows.cost)
 
@@ -236,7 +260,12 @@ class _Measurement:
             self._chunked(largest, chunk, "warm-up")
         steps: list[MicroStep] = []
         while True:
-            steps.append(self._chunked(largest, chunk, "memory"))
+            try:
+                steps.append(self._chunked(largest, chunk, "memory"))
+            except DoesNotFit:
+                if not steps:
+                    raise
+                break
             grown = min(most, GROWTH * chunk)
             factor = grown / chunk
             peak = self.rest_bytes + factor * (steps[-1].peak_bytes - self.rest_bytes)
@@ -256,7 +285,7 @@ class _Measurement:
 
     def _check(self, line: MemoryLine, largest: PreparedRows, chosen: Setting) -> Check:
         """A step as it will run, of the whole batch if that does not take too long."""
-        affordable = round(self._affordable_cost(PATIENCE_SECONDS))
+        affordable = round(self.bench.affordable_cost(PATIENCE_SECONDS))
         chunk = chosen.chunk_tokens
         if chunk is not None:
             chunk = max(max(largest.longest), min(chunk, affordable // 2))
@@ -271,7 +300,7 @@ class _Measurement:
         seconds = TIMED_SECONDS / len(samples)
         timed: dict[str, list[MicroStep]] = {}
         for group, sample in samples.items():
-            cost = self._affordable_cost(seconds)
+            cost = self.bench.affordable_cost(seconds)
             count = math.ceil(cost / (sum(sample.costs) / len(sample.costs)))
             rows = self.bench.prepare(sample.at, min(max(2, count), SAMPLE_ROWS))
             steps = timed[group] = []
@@ -281,12 +310,6 @@ class _Measurement:
                 steps.append(step)
                 spent += step.seconds
         return timed
-
-    def _affordable_cost(self, seconds: float) -> float:
-        """What a step can do in this time, at the pace of the last one and with many chunks."""
-        last = self.bench.steps[-1]
-        most = num_passes(math.inf, last.gradient_checkpointing)
-        return seconds / last.gradient_seconds * last.cost * last.passes / most
 
     def _data_bytes(self, samples: Mapping[str, PreparedRows]) -> int:
         """Prepared batches and caches at their largest; the batch in use is among what is measured.
@@ -314,7 +337,9 @@ class _Measurement:
         for group, sample in samples.items():
             share, count, seen = planned.share(group), planned.mean_rows(group), timed[group][0]
             cost = sum(sample.costs) / len(sample.costs) * count
-            passes = num_passes(chosen.num_chunks(cost), seen.gradient_checkpointing)
+            passes = num_passes(
+                chosen.num_chunks(cost), seen.gradient_checkpointing, coupled=self.bench.coupled
+            )
             scale = cost / seen.cost * passes / seen.passes
             step += share * scale * median(each.gradient_seconds for each in timed[group])
             step += share * median(each.update_seconds for each in timed[group])
@@ -323,7 +348,7 @@ class _Measurement:
             rows += share * count
         steps = [each for found in timed.values() for each in found]
         busy = sum(each.cpu_seconds for each in steps) / sum(each.seconds for each in steps)
-        cores = _num_cores()
+        cores = num_cores()
         if self.bench.encoder.device.type == "cpu" and busy < CROWDED:
             busy, cores = 1.0, 1  # others use the cores: what runs beside a step makes it slower
         both = seconds_per_step(
@@ -363,24 +388,6 @@ class _Measurement:
             f"used: {advice}train fewer parameters (lora, freeze), or take a smaller model or a "
             "device with more memory"
         )
-
-
-def _weight_bytes(folder: Path) -> int:
-    """Of the weights of a model folder in float32, from the heads of its files."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        try:
-            with safe_open(path, framework="pt") as file:
-                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
-        except SafetensorError:
-            continue  # loading it says what is wrong
-    return 4 * total
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager

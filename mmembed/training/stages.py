@@ -231,7 +231,7 @@ def _run_stage(
     mirror: Mirror,
 ) -> StageResult:
     fingerprint = recipe.fingerprint(index + 1, stage)
-    complete = _completed_steps(model_folder, fingerprint)
+    complete = _completed_steps(model_folder, fingerprint, backend.device)
     if complete is not None:
         logger.info("%s is complete; not run again", folder.name)
         if progress is not None:
@@ -245,7 +245,10 @@ def _run_stage(
     sources = sources_of(recipe, begin, mixture) if distributed.is_main_process() else {}
     resume_from = _resume_point(folder, backend.device)
     if resume_from is not None:
-        check_continues(resume_from, fingerprint, sources)
+        point = resume_from  # the first process alone knows the sources
+        state.on_first(
+            lambda: check_continues(point, fingerprint, sources), backend.device, resume_from
+        )
     adapted = stage.lora.rank is not None
     # with adapters, a checkpoint continues from the frozen weights and the adapters apart
     source = begin if resume_from is None or adapted else resume_from
@@ -253,7 +256,7 @@ def _run_stage(
         recipe,
         stage,
         source,
-        device=backend.device,
+        device=backend.loading_device,
         media=media,
         any_kind=start is None,
         overridden=source is begin and start is None,
@@ -369,18 +372,27 @@ def _resume_point(folder: Path, device: torch.device) -> Path | None:
     return None if step < 0 else step_folders.checkpoint_folder(folder, step)
 
 
-def _completed_steps(model_folder: Path, fingerprint: str) -> int | None:
+def _completed_steps(model_folder: Path, fingerprint: str, device: torch.device) -> int | None:
     """Steps of a finished stage with these settings; None when it must (still) run.
+
+    The first process looks, so that all do the same.
 
     Raises:
         ConfigError: the folder is a finished stage with other settings.
+        CheckpointError: it is damaged.
     """
-    if not model_folder.is_dir():
-        return None
-    manifest = step_folders.read_manifest(model_folder)
-    if manifest["fingerprint"] != fingerprint:
-        raise ConfigError(f"{model_folder} belongs to other settings; choose another output folder")
-    return step_folders.read_state(model_folder).step
+
+    def find() -> int | None:
+        if not model_folder.is_dir():
+            return None
+        manifest = step_folders.read_manifest(model_folder)
+        if manifest["fingerprint"] != fingerprint:
+            raise ConfigError(
+                f"{model_folder} belongs to other settings; choose another output folder"
+            )
+        return step_folders.read_state(model_folder).step
+
+    return state.on_first(find, device, model_folder)
 
 
 def _flatten(finished: Mapping[int, list[Path]], last: int) -> tuple[Path, ...]:

@@ -6,7 +6,7 @@ whole or not there, and which ones are kept, is the business of `step_folders`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmembed.encoder.checkpoint import INT8_STEP, load_extra_tensors, save_encoder
 from mmembed.encoder.encoder import Encoder
 from mmembed.encoder.lora import adapted_layers, save_adapter
-from mmembed.errors import CheckpointError
+from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.processor import Processor
 from mmembed.training import distributed
 from mmembed.training.backends import Backend, first_has
@@ -29,6 +29,7 @@ __all__ = [
     "load_objectives",
     "load_optimizer",
     "objective_tensors",
+    "on_first",
     "optimizer_tensors",
     "save_checkpoint",
     "save_from_all",
@@ -38,6 +39,29 @@ ADAPTER_FOLDER = "adapter"  # low-rank updates apart; the weights beside it have
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _THETA = "temperature.theta."
 _LEARNT = "objective."
+_FAILED = -2
+
+
+def on_first(action: Callable[[], int | None], device: torch.device, where: Path) -> int | None:
+    """`action` by the first process; called by all together, and all get its number (from 0 up).
+
+    Raises:
+        Exception: whatever `action` raises, on the first process.
+        ConfigError: on the others then, naming `where`.
+    """
+    number, error = None, None
+    if distributed.is_main_process():
+        try:
+            number = action()
+        except Exception as caught:  # the others wait for an answer
+            error = caught
+    found = -1 if number is None else number
+    found = distributed.number_of_main(_FAILED if error is not None else found, device)
+    if error is not None:
+        raise error
+    if found == _FAILED:
+        raise ConfigError(f"{where}: the first process stopped here; its message says why")
+    return None if found < 0 else found
 
 
 def save_from_all(
@@ -57,32 +81,26 @@ def save_from_all(
     tell how many there were.
 
     Raises:
-        OSError: it could not be written; raised on all processes.
+        OSError: it could not be written; the other processes raise, too.
     """
-    error = None
     weights = backend.gathered_weights(encoder.backbone.model)
     moments: torch.optim.Optimizer | Mapping[str, Tensor] | None = optimizer
     if weights is not None and optimizer is not None:
         moments = optimizer_tensors(optimizer, encoder, objectives)
-    if distributed.is_main_process():
-        try:
-            save_checkpoint(
-                folder,
-                encoder,
-                processor,
-                objectives,
-                state,
-                optimizer=moments,
-                recipe=recipe,
-                weights=weights,
-            )
-        except Exception as caught:  # the others wait for an answer
-            error = caught
-    failed = distributed.true_on_any(error is not None, encoder.device)
-    if error is not None:
-        raise error
-    if failed:
-        raise OSError(f"{folder}: the first process could not write it; its message says why")
+
+    def save() -> None:
+        save_checkpoint(
+            folder,
+            encoder,
+            processor,
+            objectives,
+            state,
+            optimizer=moments,
+            recipe=recipe,
+            weights=weights,
+        )
+
+    on_first(save, encoder.device, folder)
 
 
 def save_checkpoint(

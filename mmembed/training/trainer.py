@@ -88,9 +88,13 @@ def train_stage(
     Raises:
         TrainingDiverged: a loss or gradient is not finite; no weight was changed by that step.
         InputError: an item cannot be used; names dataset and row.
+        ConfigError: see `backend.prepare` and `HeldOut`.
     """
     sampler = BatchSampler(mixture, stage.batch_size, stage.sampling, batch_sizes=stage.batch_sizes)
     total_steps = count_steps(stage, sampler)
+    start = TrainingState(step=0, epoch=0, batch=0, fingerprint=fingerprint)
+    if resume_from is not None:
+        start = read_state(resume_from)
     freeze_parameters(encoder.backbone.model, stage.freeze)
     if stage.gradient_checkpointing:
         encoder.backbone.recompute_activations()
@@ -98,10 +102,8 @@ def train_stage(
         encoder.backbone.keep_features(stage.tower_cache_mb * 2**20)
     if stage.compile:
         encoder.backbone.compile_layers()
-    objectives = build_objectives(stage, mixture).to(encoder.device)
-    start = TrainingState(step=0, epoch=0, batch=0, fingerprint=fingerprint)
+    objectives = build_objectives(stage, mixture).to(backend.device)
     if resume_from is not None:
-        start = read_state(resume_from)
         state.load_objectives(objectives, resume_from)
     model, optimizer = backend.prepare(encoder.train(), objectives, stage)
     if resume_from is not None:
@@ -137,7 +139,15 @@ def train_stage(
         equal_chunks=backend.equal_chunks,
         always_blank=not backend.rests,
     )
-    held_out = HeldOut(stage, encoder, processor, folder=folder, seed=seed, total_steps=total_steps)
+    held_out = HeldOut(
+        stage,
+        encoder,
+        processor,
+        folder=folder,
+        seed=seed,
+        total_steps=total_steps,
+        equal_chunks=backend.equal_chunks,
+    )
     line = StageLine(progress, label, total=total_steps, completed=start.step)
     alarm = CollapseAlarm(label, from_step=math.ceil(stage.warmup_ratio * total_steps))
 
@@ -153,9 +163,11 @@ def train_stage(
             recipe=recipe,
             backend=backend,
         )
-        if _is_main():
-            remove_older_checkpoints(folder, kept=kept_checkpoints, every=stage.save_every)
-        distributed.wait_for_all()
+        state.on_first(
+            lambda: remove_older_checkpoints(folder, kept=kept_checkpoints, every=stage.save_every),
+            encoder.device,
+            folder,
+        )
 
     step, stopped = start.step, False
     clock = StepClock(num_processes=distributed.world_size())

@@ -86,7 +86,8 @@ def test_the_slurm_script_starts_each_process_and_requeues_after_a_signal_only(
         assert f"#SBATCH {line}\n" in done.stdout
     stand_ins = {
         "scontrol": 'if [ "$1" = show ]; then printf "first\\nsecond\\n"; else echo "$@"; fi',
-        "srun": 'shift; [ "$SRUN_CPUS_PER_TASK" = 3 ] || exit 9; SLURM_PROCID=5 SLURM_LOCALID=1 SLURM_NTASKS=8 "$@"',
+        "srun": 'shift; [ "$SRUN_CPUS_PER_TASK" = 3 ] || exit 9; '
+        'SLURM_PROCID=5 SLURM_LOCALID=1 SLURM_NTASKS=8 "$@"',
         "mmembed": 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT"; '
         f'printf "%s\\n" "$@"; exit {code}',
     }

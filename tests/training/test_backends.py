@@ -254,6 +254,24 @@ def goes_on(runs: Runs, first: str, before: int, second: str, after: int) -> Non
     assert_same_run(run, runs.alone(texts=0), runs.start)
 
 
+@forks
+@pytest.mark.parametrize("distribution", ["ddp", "fsdp2"])
+def test_fewer_rows_than_processes_are_on_all_of_them(runs: Runs, distribution: str):
+    two = "batch_sizes: {retrieval: 2}"
+    run = runs(f"two{distribution}", "--distribution", distribution, processes=3, more=two)
+    assert_same_run(run, runs.alone(more=two), runs.start)
+
+
+@forks
+def test_what_the_first_process_cannot_read_stops_both(runs: Runs):
+    run = runs("damaged", "--distribution", "ddp", processes=2, texts=0)
+    with (run / "model" / "config.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(AssertionError, match="the file is damaged") as found:
+        runs("damaged", "--distribution", "ddp", processes=2, texts=0)
+    assert str(found.value).count("the first process stopped here") == 1
+
+
 def of_recipe(more: str = "", *, kind: str = "") -> Any:
     text = RECIPE.format(checkpoint="x", chunk_tokens=70, texts=3, more=more or kind)
     return parse_recipe(text.replace("        task: retrieval\n", ""))
@@ -271,8 +289,9 @@ def of_recipe(more: str = "", *, kind: str = "") -> Any:
     ],
 )
 def test_what_a_backend_cannot_do_is_refused_with_the_alternative(
-    distribution: str, more: str, said: str, tmp_path: Path
+    distribution: str, more: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=said):
         stages.train(of_recipe(more), output=tmp_path / "run", cpu=True, distribution=distribution)
     assert not (tmp_path / "run").exists()
@@ -297,9 +316,11 @@ def test_a_launcher_that_wraps_the_model_itself_is_refused(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("distribution", ["ddp", "fsdp2", "zero1", "zero2", "zero3"])
-def test_one_process_needs_no_backend(distribution: str):
-    check_distribution(distribution, of_recipe())
+def test_one_process_needs_no_backend(distribution: str, caplog: pytest.LogCaptureFixture):
+    check_distribution(distribution, of_recipe(LORA))
+    check_distribution(distribution, of_recipe("compile: true"))
     assert type(build_backend(distribution, Accelerator(cpu=True))) is Backend
+    assert ("it has no effect" in caplog.text) == (distribution != "ddp")
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from mmembed.config.recipe import Recipe
 from mmembed.config.stage import StageConfig
+from mmembed.encoder.checkpoint import load_encoder
 from mmembed.encoder.embedder import Embedder
 from mmembed.errors import ConfigError, InputError
-from mmembed.training.heldout import first_ranks, pools_of
+from mmembed.training.heldout import HeldOut, first_ranks, pools_of
 from mmembed.training.metrics import read_metrics
 from mmembed.training.stages import train
 from mmembed.training.step_folders import read_state
@@ -124,6 +125,39 @@ def test_training_does_not_notice_its_evaluation(tiny_checkpoint: Path, tmp_path
             for metric in ("R@1", "R@10", "MRR")
         }
         assert all(0 <= value <= 1 for name, value in row.items() if name != "step")
+
+
+@pytest.mark.parametrize("equal_chunks", [False, True])
+def test_processes_in_step_do_not_halve_a_batch_that_does_not_fit(
+    tiny_checkpoint: Path, tmp_path: Path, equal_chunks: bool
+):
+    stage = recipe(tiny_checkpoint, chunk_tokens=120, **evaluation()).stages[0]
+    encoder, processor = load_encoder(tiny_checkpoint)
+    tokens: list[int] = []
+
+    def small_memory(_: Any, inputs: Any) -> None:
+        tokens.append(len(inputs[0]["input_ids"]))
+        if tokens[-1] > 60:
+            raise torch.OutOfMemoryError
+
+    encoder.register_forward_pre_hook(small_memory)
+    held_out = HeldOut(
+        stage,
+        encoder,
+        processor,
+        folder=tmp_path,
+        seed=0,
+        total_steps=4,
+        equal_chunks=equal_chunks,
+    )
+    if equal_chunks:
+        with pytest.raises(ConfigError, match="lower chunk_tokens"):
+            held_out.evaluate(2)
+        assert 60 < tokens[-1] <= 120
+    else:
+        assert held_out.evaluate(2)
+        assert max(tokens) > 120
+    processor.close()
 
 
 def test_numbers_are_those_of_the_saved_model(tiny_checkpoint: Path, tmp_path: Path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,24 @@ from accelerate import Accelerator
 from typer.testing import CliRunner
 
 from mmembed.cli import app
+from mmembed.cli.plan import _advice
 from mmembed.config.recipe import Recipe
 from mmembed.config.stage import StageConfig
+from mmembed.encoder.encoder import Encoder
 from mmembed.errors import ConfigError
+from mmembed.inputs.collator import chunk_cost
 from mmembed.training.forecast import (
     HEADROOM,
     MemoryLine,
     Plan,
+    Setting,
     best_of,
     disk_bytes,
     seconds_per_step,
     settings_of,
 )
-from mmembed.training.micro_steps import MicroStep, PreparedRows, Workbench
+from mmembed.training.grad_cache import DoesNotFit
+from mmembed.training.micro_steps import MicroStep, PreparedRows, Workbench, num_passes
 from mmembed.training.planned import planned_runs
 from mmembed.training.planner import plan
 from mmembed.types import ContrastiveExample, MultimodalInput
@@ -36,21 +42,23 @@ MIB = 2**20
 
 
 class Sentences:
-    """Rows of so many words; a row may hold what is no picture."""
+    """Rows of so many words; some may hold what is no picture."""
 
     task, revision, license = "retrieval", "1", "CC0-1.0"
 
-    def __init__(self, name: str, *, words: int, size: int = 64, broken_row: int = -1) -> None:
+    def __init__(
+        self, name: str, *, words: int, size: int = 64, broken_rows: Sequence[int] = ()
+    ) -> None:
         self.name = name
-        self._words, self._size, self._broken_row = words, size, broken_row
+        self._words, self._size, self._broken_rows = words, size, broken_rows
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, index: int) -> ContrastiveExample:
         text = f"{index} " + "a dog in the rain " * (self._words // 5)
-        broken = MultimodalInput.of({"image": b"no picture"})
-        document = broken if index == self._broken_row else MultimodalInput.of(text + "red")
+        broken = MultimodalInput.of({"image": b"no picture %d" % index})
+        document = broken if index in self._broken_rows else MultimodalInput.of(text + "red")
         return ContrastiveExample(
             MultimodalInput.of(text), (document,), (MultimodalInput.of("green"),)
         )
@@ -220,7 +228,7 @@ def test_nothing_is_written_and_the_generators_stay(
     monkeypatch.chdir(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tiny_checkpoint.rglob("*")}
     random = torch.get_rng_state()
-    data = {**SHORT, "size": 32, "broken_row": 3}
+    data = {**SHORT, "size": 32, "broken_rows": [3]}
     found = plan(recipe(tiny_checkpoint, stage(data, on_bad_row="skip", steps=3)), cpu=True)
     assert not list(tmp_path.iterdir())
     assert {path: path.stat().st_mtime_ns for path in tiny_checkpoint.rglob("*")} == before
@@ -230,7 +238,7 @@ def test_nothing_is_written_and_the_generators_stay(
 
 
 def test_data_that_cannot_be_used_name_their_stage_and_row(tiny_checkpoint: Path):
-    broken = [{**SHORT, "size": 20, "broken_row": 7}]
+    broken = [{**SHORT, "size": 20, "broken_rows": [7]}]
     with pytest.raises(ConfigError, match=r"^second: .*short.*7"):
         plan(recipe(tiny_checkpoint, stage(SHORT), stage(*broken, name="second")), cpu=True)
     missing = {**stage(SHORT, name="second"), "data": [{"adapter": "tests.training.pairs:Gone"}]}
@@ -241,6 +249,84 @@ def test_data_that_cannot_be_used_name_their_stage_and_row(tiny_checkpoint: Path
         plan(recipe(tiny_checkpoint, searched), cpu=True)
     with pytest.raises(ConfigError, match=r"^stage1: model.path"):
         plan(recipe(Path("nowhere"), stage(SHORT)), cpu=True)
+
+
+def test_rows_that_training_skips_are_skipped_wherever_they_stand(tiny_checkpoint: Path):
+    def skipping(broken: Sequence[int]) -> Recipe:
+        data = {**SHORT, "size": 24, "broken_rows": list(broken)}
+        return recipe(
+            tiny_checkpoint, stage(data, on_bad_row="skip", batch_size=8, seed=0, steps=3)
+        )
+
+    settings = skipping([])
+    batches = planned_runs(settings, [("stage1", settings.stages[0])]).batches["short"]
+    (found,) = plan(skipping(batches[0].rows[:7]), cpu=True).stages
+    assert (found.bad_rows, found.sampled_rows) == (7, 8)
+    # all of two batches: another one of the group is measured
+    whole = [row for batch in batches[:2] for row in batch.rows]
+    (found,) = plan(skipping(whole), cpu=True).stages
+    assert (found.bad_rows, found.sampled_rows) == (0, 8)
+    with pytest.raises(ConfigError, match=r"^stage1: .*short"):
+        plan(skipping(range(24)), cpu=True)
+
+
+def test_what_training_refuses_to_evaluate_is_refused(tiny_checkpoint: Path, tiny_reranker: Path):
+    searched = [{"adapter": ROWS, "arguments": {**SHORT, "name": "held"}}]
+    misspelt = stage(SHORT, evaluation=searched, keep_best="evaluation/held/MRRR")
+    with pytest.raises(ConfigError, match=r"^stage1: keep_best .*evaluation/held/MRR$"):
+        plan(recipe(tiny_checkpoint, misspelt), cpu=True)
+    answers = stage(SHORT, loss={"objective": "yes_no"}, evaluation=searched)
+    with pytest.raises(ConfigError, match=r"^stage1: evaluation: a reranker"):
+        plan(recipe(tiny_reranker, answers), cpu=True)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_fits_only_with_gradient_checkpointing_is_planned_with_it(
+    tiny_checkpoint: Path, written: bool
+):
+    def run_out(module: torch.nn.Module, arguments: Any) -> None:
+        layers = [each for each in module.modules() if hasattr(each, "gradient_checkpointing")]
+        if isinstance(module, Encoder) and not any(each.gradient_checkpointing for each in layers):
+            raise torch.OutOfMemoryError
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(run_out)
+    try:
+        settings = stage(SHORT, batch_size=8, gradient_checkpointing=written)
+        (found,) = plan(recipe(tiny_checkpoint, settings), cpu=True).stages
+    finally:
+        hook.remove()
+    assert found.fits == written
+    assert found.written.gradient_checkpointing == written
+    assert found.chosen.gradient_checkpointing
+    assert found.lines[0] is None
+    assert (found.written.peak_bytes is None) == (not written)
+    assert all(step.gradient_checkpointing for step in found.micro_steps)
+
+
+def test_a_step_whose_chunks_memory_has_halved_is_no_measurement(
+    bench: tuple[Workbench, PreparedRows],
+):
+    workbench, rows = bench
+
+    def run_out(module: torch.nn.Module, arguments: Any) -> None:
+        if chunk_cost(arguments[0]) > 500:
+            raise torch.OutOfMemoryError
+
+    with workbench.encoder.register_forward_pre_hook(run_out):
+        before = [parameter.clone() for parameter in workbench.encoder.parameters()]
+        with pytest.raises(DoesNotFit, match="lower chunk_tokens"):
+            workbench.step(rows, chunk_tokens=900, purpose="memory")
+        assert workbench.steps == []
+        for old, new in zip(before, workbench.encoder.parameters(), strict=True):
+            assert torch.equal(old, new) and new.grad is None
+        assert workbench.step(rows, chunk_tokens=500, purpose="memory").chunk_cost <= 500
+
+
+def test_chunks_of_an_embedder_are_embedded_twice_but_for_one_and_of_a_reranker_once():
+    assert num_passes(1, False, coupled=True) == num_passes(1, False, coupled=False) == 3
+    assert num_passes(4, False, coupled=True) == (3 * 4 + 3) / 4
+    assert num_passes(4, True, coupled=True) == (4 * 4 + 3) / 4
+    assert num_passes(4, True, coupled=False) == 4
 
 
 def test_rerankers_and_low_rank_updates_are_measured_like_embedders(
@@ -259,7 +345,7 @@ def test_rerankers_and_low_rank_updates_are_measured_like_embedders(
 
 
 def micro_step(chunk_cost: int, peak_bytes: int) -> MicroStep:
-    return MicroStep("memory", "g", 2, 10, 20, chunk_cost, 2, False, 1.0, 0.1, 1.0, peak_bytes)
+    return MicroStep("memory", "g", 2, 10, 20, chunk_cost, 2, False, 1.0, 0.1, 1.0, peak_bytes, 3.5)
 
 
 def test_a_line_goes_through_the_last_two_sizes_and_a_single_chunk_has_no_gradients_yet():
@@ -322,7 +408,9 @@ def test_disk_holds_models_checkpoints_and_one_that_is_being_written(
     assert planned.disk_bytes == 4 * weights + (2 + 1) * (weights + moments)
     files = tiny_checkpoint / "model.safetensors"
     assert math.isclose(weights, files.stat().st_size, rel_tol=0.05)
-    assert disk_bytes(recipe(tiny_checkpoint, stage(SHORT)), planned.stages[:1]) == 2 * weights
+    # without save_every a signal still writes one
+    only = disk_bytes(recipe(tiny_checkpoint, stage(SHORT)), planned.stages[:1])
+    assert only == weights + (weights + moments)
 
 
 @pytest.fixture
@@ -357,6 +445,21 @@ def test_the_command_says_in_one_line_what_to_change(recipe_file: Path):
     done = run(recipe_file, "--memory", "much")
     assert done.exit_code == 2
     assert "give a size, e.g. 20GiB" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("written", "chosen", "advice"),
+    [
+        ((None, False), (70, False), "set chunk_tokens: 70"),
+        ((None, False), (None, True), "set gradient_checkpointing: true"),
+        ((50, True), (None, False), "set chunk_tokens: null and gradient_checkpointing: false"),
+        ((90, False), (None, True), "set chunk_tokens: null and gradient_checkpointing: true"),
+        ((90, True), (70, True), "set chunk_tokens: 70"),
+    ],
+)
+def test_advice_is_what_differs(planned: Plan, written: Any, chosen: Any, advice: str):
+    first, best = Setting(*written, 2, fits=False), Setting(*chosen, 1, fits=True)
+    assert _advice(replace(planned.stages[0], settings=(first, best), chosen=best)) == advice
 
 
 def test_help_teaches(recipe_file: Path):
