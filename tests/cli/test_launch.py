@@ -110,3 +110,16 @@ def test_the_slurm_script_starts_each_process_and_requeues_after_a_signal_only(
     assert lines[1:5] == ["train", "tiny", "-o", "it's a $run"]
     assert lines[5:] == (["requeue 17"] if requeued else [])
     assert found.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("command", "taught"),
+    [
+        ("plan", ["largest batch first", "writes nothing", "--memory 20GiB", "Exit code 2"]),
+        ("launch", ["nothing is started", "any number of them", "sbatch job.sh"]),
+    ],
+)
+def test_help_teaches(command: str, taught: list[str]):
+    text = " ".join(CliRunner().invoke(app, [command, "--help"]).stdout.split())
+    for words in taught:
+        assert words in text
