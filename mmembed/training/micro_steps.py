@@ -7,7 +7,6 @@ ever saved. A step has the parts of a real one: forward, loss, backward, clippin
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +36,6 @@ __all__ = [
     "MicroStep",
     "PreparedRows",
     "Workbench",
-    "num_cores",
     "num_passes",
     "stored_weight_bytes",
 ]
@@ -349,10 +347,3 @@ def stored_weight_bytes(folder: Path) -> int:
         except SafetensorError:
             continue  # loading it says what is wrong
     return 4 * total
-
-
-def num_cores() -> int:
-    """That this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

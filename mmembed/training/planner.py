@@ -31,6 +31,7 @@ from mmembed.data.sampler import GlobalBatch
 from mmembed.errors import CheckpointError, ConfigError, InputError
 from mmembed.inputs.media import MediaPolicy
 from mmembed.training import distributed
+from mmembed.training.cores import cores_left_by, num_cores
 from mmembed.training.forecast import (
     HEADROOM,
     Check,
@@ -51,7 +52,6 @@ from mmembed.training.micro_steps import (
     MicroStep,
     PreparedRows,
     Workbench,
-    num_cores,
     num_passes,
     stored_weight_bytes,
 )
@@ -112,7 +112,8 @@ def plan(
                     recipe, planned, accelerator, memory_bytes, media, report
                 )
                 try:
-                    stages.append(measurement.plan())
+                    with cores_left_by(planned.stage.num_workers, device):
+                        stages.append(measurement.plan())
                 finally:
                     measurement.bench.close()
             del measurement  # its memory must not count for the next

@@ -26,6 +26,7 @@ from mmembed.errors import TrainingDiverged
 from mmembed.inputs.processor import Processor
 from mmembed.training import distributed, state
 from mmembed.training.backends import Backend
+from mmembed.training.cores import cores_left_by
 from mmembed.training.forward import Batch, batch_gradients, collator, hashed_seed
 from mmembed.training.heldout import HeldOut
 from mmembed.training.interrupts import stop_requests
@@ -173,6 +174,7 @@ def train_stage(
     clock = StepClock(num_processes=distributed.world_size())
     with (
         torch.random.fork_rng(devices=_cuda_devices(encoder)),
+        cores_left_by(stage.num_workers, encoder.device),
         MetricsLog(
             folder / METRICS_FILE, from_step=start.step, enabled=_is_main(), mirror=mirror
         ) as log,
