@@ -17,7 +17,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -234,7 +233,6 @@ def _prompt_folders() -> list[Path]:
     return [package.parent / "configs" / "prompts", package / "_configs" / "prompts"]
 
 
-@lru_cache(maxsize=64)
 def load_template(name: str) -> PromptTemplate:
     """A shipped template by name, or one from a `.json` file.
 
