@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import Any
 
@@ -190,7 +190,9 @@ class _ZeroOptimizer:
             zero._lazy_init_hp_params_optimizer_state()
 
 
-class _States(Mapping[nn.Parameter, MutableMapping[str, Tensor]]):
+class _States:
+    """What `torch.optim.Optimizer.state` gives: one parameter's tensors, each whole."""
+
     def __init__(
         self, engine: Any, own: torch.optim.Optimizer | None, pieces: list[nn.Parameter]
     ) -> None:
@@ -198,24 +200,18 @@ class _States(Mapping[nn.Parameter, MutableMapping[str, Tensor]]):
         self._own = own
         self._pieces = pieces
 
-    def __getitem__(self, parameter: nn.Parameter) -> MutableMapping[str, Tensor]:
+    def __getitem__(self, parameter: nn.Parameter) -> Any:
         if self._own is not None and any(
             parameter is each for group in self._own.param_groups for each in group["params"]
         ):
-            found: MutableMapping[str, Tensor] = self._own.state[parameter]
-            return found
-        if not parameter.requires_grad:
-            raise KeyError("a frozen parameter has no state")
+            return self._own.state[parameter]
         return _State(parameter, [self._engine.optimizer.optimizer.state[p] for p in self._pieces])
 
-    def __iter__(self) -> Iterator[nn.Parameter]:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        raise NotImplementedError
+    def get(self, parameter: nn.Parameter, default: Any = None) -> Any:
+        return self[parameter] if parameter.requires_grad else default
 
 
-class _State(MutableMapping[str, Tensor]):
+class _State:
     """Of one parameter, whole."""
 
     def __init__(self, parameter: nn.Parameter, pieces: list[dict[str, Tensor]]) -> None:
@@ -243,11 +239,5 @@ class _State(MutableMapping[str, Tensor]):
     def shape(self) -> torch.Size:
         return getattr(self._parameter, "ds_shape", self._parameter.shape)
 
-    def __delitem__(self, key: str) -> None:
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("step", *_MOMENTS))
-
-    def __len__(self) -> int:
-        return 3
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        return ((key, self[key]) for key in ("step", *_MOMENTS))

@@ -25,7 +25,6 @@ from mmembed.training.forecast import (
     Plan,
     Setting,
     disk_bytes,
-    settings_of,
 )
 from mmembed.training.grad_cache import DoesNotFit
 from mmembed.training.micro_steps import PreparedRows, Workbench
@@ -108,11 +107,6 @@ def bench(tiny_checkpoint: Path) -> Iterator[tuple[Workbench, PreparedRows]]:
     bench.close()
 
 
-def is_near(predicted: float, observed: float) -> bool:
-    """Within a factor, or what the allocator of a process keeps for itself."""
-    return 1 / 1.6 < predicted / observed < 1.6 or abs(predicted - observed) < 32 * MIB
-
-
 def test_the_largest_batch_is_the_first_to_run(planned: Plan):
     first, *_ = planned.stages
     before_times = [step for step in first.micro_steps if step.purpose != "time"]
@@ -148,55 +142,6 @@ def test_seconds_and_rates_are_positive_and_agree(planned: Plan):
     second = planned.stages[1].times
     mean_rows = 96 / 3
     assert second.rows_per_second == pytest.approx(mean_rows / second.seconds_per_step)
-
-
-def test_the_peak_of_a_chunk_size_that_was_not_measured_is_predicted(
-    planned: Plan, bench: tuple[Workbench, PreparedRows]
-):
-    workbench, rows = bench
-    line = planned.stages[0].lines[0]
-    most = sum(rows.costs)
-    workbench.step(rows.dearest(500), chunk_tokens=250, purpose="warm-up")
-    rest = workbench.meter.begin()
-    for chunk in (most // 6, most // 3):
-        assert chunk not in {step.chunk_cost for step in planned.stages[0].micro_steps}
-        step = workbench.step(rows, chunk_tokens=chunk, purpose="memory")
-        predicted = line.peak(step.chunk_cost, step.num_chunks) - line.rest_bytes
-        observed = step.peak_bytes - rest
-        assert is_near(predicted, observed)
-
-
-def test_the_check_was_predicted_too(planned: Plan):
-    first = planned.stages[0]
-    check, line = first.check, first.lines[0]
-    assert check.num_chunks == 1
-    assert check.cost == first.largest_cost
-    growth = check.observed_bytes - line.rest_bytes
-    assert is_near(check.predicted_bytes - line.rest_bytes, growth)
-
-
-def test_recommended_chunks_fit_the_memory_that_is_given(
-    planned: Plan, tiny_checkpoint: Path, bench: tuple[Workbench, PreparedRows]
-):
-    workbench, rows = bench
-    first = planned.stages[0]
-    line = first.lines[0]
-    workbench.step(rows.dearest(500), chunk_tokens=250, purpose="warm-up")
-    settings = settings_of(
-        workbench.stage,
-        {False: line},
-        cost=first.largest_cost,
-        longest=first.longest_cost,
-        memory_bytes=round(line.peak(first.largest_cost // 3, 3) / HEADROOM),
-        data_bytes=0,
-    )
-    written, advised = settings
-    assert (written.fits, advised.fits) == (False, True)
-    assert advised.chunk_tokens is not None
-    assert first.largest_cost / 4 < advised.chunk_tokens <= first.largest_cost / 3
-    step = workbench.step(rows, chunk_tokens=advised.chunk_tokens, purpose="check")
-    assert step.num_chunks > 2
-    assert step.peak_bytes <= line.peak(first.largest_cost // 3, 3) / HEADROOM
 
 
 def test_what_does_not_fit_as_written_is_told_and_timed_with_the_least_change(
