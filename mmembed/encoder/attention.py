@@ -9,6 +9,8 @@ as its module says. Two kernels give the same vectors:
   `scaled_dot_product_attention`, which is exact, needs no mask, and beats both padding the whole
   forward and a Python loop over sequences.
 
+Where `cu_seq_lens_q` begins at P > 0, the first P tokens stand before every sequence (`prefix.py`).
+
 The registered name contains "flash" because transformers decides by that word whether to hand the
 whole packed row over (with `cu_seqlens`) or to split it in a Python loop first.
 """
@@ -19,7 +21,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -88,26 +90,28 @@ def packed_attention(
 
     Args:
         query: (1, H, T, D); key, value: (1, G, T, D) with H a multiple of G.
-        attention_mask: must be None; borders come from `cu_seq_lens_q` (S + 1,).
+        attention_mask: must be None; borders come from `cu_seq_lens_q` (S + 1,), on the CPU.
 
     Returns:
         (1, T, H, D) and no weights.
     """
     assert attention_mask is None and query.shape[0] == 1, "packed rows carry no mask"
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
-    lengths = tuple(torch.diff(cu_seq_lens_q).tolist()) if not cu_seq_lens_q.is_cuda else None
-    if sliding_window is not None and lengths is not None and max(lengths) > sliding_window:
+    borders = cu_seq_lens_q.tolist()
+    shared, lengths = borders[0], tuple(end - begin for begin, end in pairwise(borders))
+    assert causal or not shared, "tokens that see what follows them cannot be shared"
+    if sliding_window is not None and shared + max(lengths) > sliding_window:
         raise ValueError(
-            f"a sequence of {max(lengths)} tokens exceeds the sliding window of {sliding_window}; "
-            "lower max_tokens"
+            f"a sequence of {shared + max(lengths)} tokens exceeds the sliding window of "
+            f"{sliding_window}; lower max_tokens"
         )
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
         kernel = _varlen_kernel()
         if kernel is not None:
-            return kernel(query, key, value, cu_seq_lens_q, scaling, causal), None
-    if lengths is None:
-        lengths = tuple(torch.diff(cu_seq_lens_q).tolist())
-    return _batched_attention(query, key, value, lengths, scaling, dropout, causal), None
+            return _flat_attention(
+                kernel, query, key, value, lengths, shared, scaling, causal
+            ), None
+    return _batched_attention(query, key, value, lengths, shared, scaling, dropout, causal), None
 
 
 @dataclass(frozen=True)
@@ -161,42 +165,101 @@ def _batched_attention(
     key: Tensor,
     value: Tensor,
     lengths: tuple[int, ...],
+    shared: int,
     scaling: float | None,
     dropout: float,
     causal: bool,
 ) -> Tensor:
     plan = _plan(lengths, causal)
     heads, kv_heads, width = query.shape[1], key.shape[1], query.shape[3]
-    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, heads, D)
+    whole = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, heads, D)
+    first, rows = [tensor[:shared] for tensor in whole], [tensor[shared:] for tensor in whole]
     if plan.take is not None:
         take = plan.take.to(query.device)
         rows = [tensor.index_select(0, take) for tensor in rows]
     outputs: list[Tensor] = []
+    of_shared: list[Tensor] = []
     begin = 0
     for length, count in plan.batches:
         end = begin + length * count
         q, k, v = (
-            tensor[begin:end].reshape(count, length, -1, width).transpose(1, 2) for tensor in rows
+            _behind(ahead, tensor[begin:end].reshape(count, length, -1, width)).transpose(1, 2)
+            for ahead, tensor in zip(first, rows, strict=True)
         )
-        if kv_heads != heads:
+        grouped = kv_heads != heads
+        if grouped and query.is_cuda:  # its fast kernels of this function know equal heads only
             k = k.repeat_interleave(heads // kv_heads, dim=1)
             v = v.repeat_interleave(heads // kv_heads, dim=1)
+            grouped = False
         # causal attention of one token attends to itself only, like full attention
         mixed = scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=causal and length > 1, scale=scaling
+            q,
+            k,
+            v,
+            dropout_p=dropout,
+            is_causal=causal and shared + length > 1,
+            scale=scaling,
+            enable_gqa=grouped,
         )
-        outputs.append(mixed.transpose(1, 2).reshape(count * length, heads, width))
+        if shared and not of_shared:  # the same in front of every sequence
+            of_shared.append(mixed[0, :, :shared].transpose(0, 1))
+        outputs.append(mixed[:, :, shared:].transpose(1, 2).reshape(count * length, heads, width))
         begin = end
-    packed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # (T, H, D)
+    packed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # (T - shared, H, D)
     if plan.give is not None:
         packed = packed.index_select(0, plan.give.to(query.device))
-    return packed.unsqueeze(0)
+    return torch.cat([*of_shared, packed]).unsqueeze(0)
+
+
+def _behind(shared: Tensor, rows: Tensor) -> Tensor:
+    """Rows (count, L, heads, D) with the shared (P, heads, D) before each of them.
+
+    Expanded and not indexed: so the gradient of the shared ones is one sum, in a fixed order.
+    """
+    if not len(shared):
+        return rows
+    return torch.cat([shared.expand(len(rows), -1, -1, -1), rows], dim=1)
+
+
+def _flat_attention(
+    kernel: Callable[..., Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: tuple[int, ...],
+    shared: int,
+    scaling: float | None,
+    causal: bool,
+) -> Tensor:
+    """Attention by a kernel for packed rows; shared tokens are copied before each sequence."""
+    borders, take, give = _flat_plan(lengths, shared, query.device)
+    longest = shared + max(lengths)
+    if take is None or give is None:
+        return kernel(query, key, value, borders, longest, scaling, causal)
+    rows = (tensor.index_select(2, take) for tensor in (query, key, value))
+    return kernel(*rows, borders, longest, scaling, causal).index_select(1, give)
+
+
+@lru_cache(maxsize=8)  # all layers ask for the same
+@torch.inference_mode(False)
+def _flat_plan(
+    lengths: tuple[int, ...], shared: int, device: torch.device
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Borders (S + 1,) of the sequences with what they share; where rows come from and go to."""
+    sizes = torch.tensor(lengths) + shared
+    borders = cumulative(sizes).to(device)
+    if not shared:
+        return borders, None, None
+    begins = cumulative(torch.tensor(lengths))[:-1]  # of own tokens, counted without the shared
+    inside = torch.cat([torch.arange(int(size)) for size in sizes])
+    own = torch.repeat_interleave(begins, sizes) + inside
+    take = torch.where(inside < shared, inside, own)
+    give = torch.cat([torch.arange(shared), (inside >= shared).nonzero().squeeze(1)])
+    return borders, take.to(device), give.to(device)
 
 
 @cache
-def _varlen_kernel() -> (
-    Callable[[Tensor, Tensor, Tensor, Tensor, float | None, bool], Tensor] | None
-):
+def _varlen_kernel() -> Callable[..., Tensor] | None:
     """torch's varlen flash attention behind one signature; None when this build has none."""
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -208,7 +271,8 @@ def _varlen_kernel() -> (
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        cu_seqlens: Tensor,
+        borders: Tensor,
+        longest: int,
         scaling: float | None,
         causal: bool,
     ) -> Tensor:
@@ -229,9 +293,7 @@ def _varlen_kernel() -> (
             else:
                 k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
                 v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
-        longest = int(torch.diff(cu_seqlens).max())
-        cu = cu_seqlens.to(device=q.device, dtype=torch.int32)
-        mixed = varlen_attn(q, k, v, cu, cu, longest, longest, **options)
+        mixed = varlen_attn(q, k, v, borders, borders, longest, longest, **options)
         assert isinstance(mixed, Tensor)
         return mixed.unsqueeze(0)
 

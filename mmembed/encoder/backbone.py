@@ -7,6 +7,7 @@ never reached.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmembed.encoder.attention import cumulative, use_packed_attention
 from mmembed.encoder.model_files import read_json
+from mmembed.encoder.prefix import share_prefix
 from mmembed.encoder.tower_cache import TowerCache
 from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.collator import EncoderInputs
@@ -148,13 +150,24 @@ class Backbone(nn.Module):
     def last_token_states(self, inputs: EncoderInputs) -> Tensor:
         """Post-norm states (B, D) of each item's last token, in the model's dtype.
 
-        The last layer's feed-forward part runs for these tokens only.
+        The last layer's feed-forward part runs for these tokens only, and what all items begin
+        with is computed once (`prefix.py`).
         """
+        if self._may_share:
+            visual = (self.image_token_id, self.video_token_id)
+            inputs = share_prefix(inputs, visual_ids=[i for i in visual if i is not None])
         self._last_layer.rows = inputs["cu_seqlens"][1:].to(self.device).long() - 1
         try:
             return self.hidden_states(inputs)
         finally:
             self._last_layer.rows = None
+
+    @property
+    def _may_share(self) -> bool:
+        # On a GPU, the gradient of a token that was copied by index is a sum in no fixed order.
+        layers: Iterable[Any] = self.layers
+        is_causal = all(layer.self_attn.is_causal for layer in layers)
+        return is_causal and not (self.training and self.device.type == "cuda")
 
     def hidden_states(self, inputs: EncoderInputs) -> Tensor:
         """Post-norm states (T, D) of all tokens of the packed row, in the model's dtype."""
@@ -210,8 +223,8 @@ class Backbone(nn.Module):
     def _run_tower(self, pixels: Tensor, grids: Tensor) -> list[Tensor]:
         """Features, then those of inner levels, of patch rows (P, patch_dim) on grids (V, 3)."""
         tower, device = self.tower, self.device
-        rows = pixels.to(device, non_blocking=True).float()
-        rows = (rows - self.pixel_mean) / self.pixel_std
+        rows = pixels.to(device, non_blocking=True).to(torch.float32, copy=True)
+        rows = rows.sub_(self.pixel_mean).div_(self.pixel_std)
         dtype = tower.patch_embed.proj.weight.dtype
         # computed here, vectorised and on the CPU; the tower's own code loops over pictures
         positions = torch.from_numpy(patch_positions(grids.numpy(), tower.spatial_merge_size))

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mmembed.encoder.backbone import Backbone, load_backbone, read_config, takes_pictures
 from mmembed.encoder.encoder import Encoder, EncoderConfig
+from mmembed.encoder.heap import keep_freed_memory
 from mmembed.encoder.identity import EXTRA_TENSORS_FILE, fingerprint, package_versions
 from mmembed.encoder.lora import merged_weights
 from mmembed.encoder.model_files import read_geometry, read_json, read_tokenizer
@@ -130,6 +131,7 @@ def load_encoder(
     """
     backbone, config, processor = load_parts(path, EncoderConfig, **options)
     encoder = Encoder(backbone, config).to(device).eval()
+    keep_freed_memory(encoder.device)
     step = load_extra_tensors(resolve_folder(path)).get(INT8_STEP)
     encoder.int8_step = None if step is None else step.item()
     return encoder, processor

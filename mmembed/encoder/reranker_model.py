@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmembed.encoder.backbone import Backbone
 from mmembed.encoder.checkpoint import load_parts, resolve_folder
 from mmembed.encoder.encoder import Encoder, EncoderConfig
+from mmembed.encoder.heap import keep_freed_memory
 from mmembed.errors import CheckpointError
 from mmembed.inputs.processor import Processor
 from mmembed.inputs.prompt import PromptTemplate, load_template
@@ -102,6 +103,7 @@ def load_reranker(
     if not backbone.model.config.tie_word_embeddings:
         _attach_head(backbone, folder)
     model = RerankerModel(backbone, config, yes_id=yes_id, no_id=no_id)
+    keep_freed_memory(torch.device(device))
     return model.to(device).eval(), processor
 
 

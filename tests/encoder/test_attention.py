@@ -9,7 +9,13 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from mmembed.encoder.attention import _plan, _varlen_kernel, cumulative, packed_attention
+from mmembed.encoder.attention import (
+    _flat_attention,
+    _plan,
+    _varlen_kernel,
+    cumulative,
+    packed_attention,
+)
 
 LENGTHS = [
     (5,),
@@ -52,6 +58,43 @@ def test_packed_attention_equals_every_sequence_alone(lengths, causal):
         assert (mine.grad - reference.grad).abs().max() <= 2e-5
 
 
+def shared_before_each(tensor, lengths, shared):
+    """(1, heads, T, D) with the first `shared` tokens copied before each sequence."""
+    first, *own = tensor.split([shared, *lengths], dim=2)
+    return torch.cat([torch.cat([first, part], dim=2) for part in own], dim=2)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_shared_tokens_stand_before_every_sequence(lengths):
+    generator = torch.Generator().manual_seed(0)
+    shared = 6
+    shapes = [(1, heads, shared + sum(lengths), 8) for heads in (4, 2, 2)]
+    ours = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
+    theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
+    module = nn.Module()
+    module.is_causal = True
+    borders = cumulative(torch.tensor(lengths)) + shared
+    mixed, _ = packed_attention(module, *ours, None, cu_seq_lens_q=borders)
+    whole = tuple(shared + length for length in lengths)
+    copied = [shared_before_each(tensor, lengths, shared) for tensor in theirs]
+    parts = one_by_one(*copied, whole, True).split(whole, dim=1)
+    expected = torch.cat([parts[0][:, :shared], *(part[:, shared:] for part in parts)], dim=1)
+    assert (mixed - expected).abs().max() <= 2e-6
+    weights = torch.randn(mixed.shape, generator=generator)
+    (mixed * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for mine, reference in zip(ours, theirs, strict=True):
+        assert (mine.grad - reference.grad).abs().max() <= 2e-5
+
+
+def test_tokens_that_see_what_follows_cannot_be_shared():
+    module = nn.Module()
+    module.is_causal = False
+    rows = [torch.zeros(1, 1, 9, 4)] * 3
+    with pytest.raises(AssertionError, match="cannot be shared"):
+        packed_attention(module, *rows, None, cu_seq_lens_q=torch.tensor([2, 5, 9]))
+
+
 def test_similar_lengths_share_a_batch_only_under_a_causal_mask():
     lengths = tuple(range(40, 20, -1))
     assert len(_plan(lengths, True).batches) <= 4
@@ -67,6 +110,10 @@ def test_a_sequence_beyond_the_sliding_window_is_refused():
             None,
             cu_seq_lens_q=cumulative(torch.tensor([9])),
             sliding_window=8,
+        )
+    with pytest.raises(ValueError, match="sequence of 9 tokens exceeds the sliding window of 8"):
+        packed_attention(
+            nn.Module(), *tensors, None, cu_seq_lens_q=torch.tensor([2, 9]), sliding_window=8
         )
 
 
@@ -114,11 +161,18 @@ def documented_varlen(
 
 def check_varlen(device, dtype, tolerance):
     lengths = (1, 9, 4, 9, 30)
-    for causal in (True, False):
-        rows = [torch.randn(1, heads, sum(lengths), 64) for heads in (4, 2, 2)]
+    for causal, shared in ((True, 0), (False, 0), (True, 5)):
+        rows = [torch.randn(1, heads, shared + sum(lengths), 64) for heads in (4, 2, 2)]
         given = [row.to(device, dtype) for row in rows]
-        ours = _varlen_kernel()(*given, cumulative(torch.tensor(lengths)), 64**-0.5, causal)
-        theirs = one_by_one(*(row.cpu().float() for row in given), lengths, causal)
+        ours = _flat_attention(_varlen_kernel(), *given, lengths, shared, 64**-0.5, causal)
+        reference = nn.Module()
+        reference.is_causal = causal
+        theirs, _ = packed_attention(
+            reference,
+            *(row.cpu().float() for row in given),
+            None,
+            cu_seq_lens_q=cumulative(torch.tensor(lengths)) + shared,
+        )
         assert (ours.cpu().float() - theirs).abs().max() <= tolerance
 
 
