@@ -7,7 +7,8 @@ never reached.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,17 @@ class Backbone(nn.Module):
                 "tower_cache_mb: 0"
             )
         self._features = TowerCache(capacity_bytes)
+
+    @contextmanager
+    def keeping_features(self, capacity_bytes: int) -> Iterator[None]:
+        """`keep_features` inside the block, of any tower: no weight may change there."""
+        before = self._features
+        if before is None and self.tower is not None:
+            self._features = TowerCache(capacity_bytes)
+        try:
+            yield
+        finally:
+            self._features = before
 
     def compile_layers(self) -> None:
         """Compile the layers of both towers, each by itself, for any number of tokens.

@@ -1,4 +1,6 @@
-"""Features of pictures that a frozen vision tower has seen, so that it sees each picture once.
+"""Features of pictures that the vision tower has seen, so that it sees each picture once.
+
+Of a frozen tower for a whole training run; of any tower while one call encodes.
 
 Stands between the packed inputs and the tower: pictures are recognised by content, only new ones
 go through it, and only their pixels are moved to its device. Where a batch repeats, its features
@@ -9,7 +11,8 @@ products round by the number of their rows.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +21,13 @@ __all__ = ["TowerCache"]
 
 # Of the room, for the pictures that come first.
 _FIRST_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class _Nameless:
+    """Stands for the key of a picture that has none."""
+
+    place: int
 
 
 class TowerCache:
@@ -39,12 +49,12 @@ class TowerCache:
         self.num_bytes = 0
         self._capacity = capacity_bytes
         self._first_bytes = 0
-        self._first: dict[bytes, Tensor] = {}
-        self._latest: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._first: dict[Hashable, Tensor] = {}
+        self._latest: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def of_pictures(
         self,
-        keys: Sequence[bytes],
+        keys: Sequence[Hashable],
         pixels: Tensor,
         grids: Tensor,
         run: Callable[[Tensor, Tensor], Tensor],
@@ -53,12 +63,14 @@ class TowerCache:
         """(levels, tokens, D) of V pictures in order, on `device`.
 
         Args:
-            keys: one for each picture; equal keys are equal pixels on an equal grid.
+            keys: one for each picture; equal keys are equal pixels on an equal grid. What has None
+                is not kept.
             pixels: (P, patch_dim) patch rows of all pictures; grids: (V, 3), on the CPU.
             run: the tower, without a graph: patch rows, grids -> (levels, tokens, D) on `device`.
         """
-        parts: dict[bytes, Tensor] = {}
-        new: dict[bytes, int] = {}  # place of the first picture of each unknown key
+        keys = [_Nameless(place) if key is None else key for place, key in enumerate(keys)]
+        parts: dict[Hashable, Tensor] = {}
+        new: dict[Hashable, int] = {}  # place of the first picture of each unknown key
         for place, key in enumerate(keys):
             if key in parts or key in new:
                 continue
@@ -77,18 +89,19 @@ class TowerCache:
             sizes = (grids.prod(1) // merged).tolist()
             for key, part in zip(new, computed.split(sizes, dim=1), strict=True):
                 parts[key] = part
-                self._put(key, part)
+                if not isinstance(key, _Nameless):
+                    self._put(key, part)
             if len(new) == len(keys):
                 return computed
         return torch.cat([parts[key] for key in keys], dim=1)
 
-    def _get(self, key: bytes) -> Tensor | None:
+    def _get(self, key: Hashable) -> Tensor | None:
         if key in self._latest:
             self._latest.move_to_end(key)
             return self._latest[key]
         return self._first.get(key)
 
-    def _put(self, key: bytes, part: Tensor) -> None:
+    def _put(self, key: Hashable, part: Tensor) -> None:
         assert not part.requires_grad, "features of a tower that is trained go out of date"
         if self._first_bytes + part.nbytes <= _FIRST_SHARE * self._capacity:
             self._first[key] = part.to("cpu", copy=True)

@@ -9,7 +9,7 @@ apart. `split` cuts a packed row into chunks, without copying it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from itertools import pairwise
 from typing import TypedDict
 
@@ -31,14 +31,21 @@ class EncoderInputs(TypedDict):
     pixel_values: Tensor | None  # (P, patch_dim) uint8
     grid_thw: Tensor | None  # (V, 3) int64
     cu_pictures: Tensor  # (B + 1,) int64, on the CPU: where each item's pictures begin
-    picture_keys: tuple[bytes, ...] | None  # V of them, where asked for: equal = equal pictures
+    # V of them, where asked for: equal = equal pictures; None = it need not be recognised
+    picture_keys: tuple[Hashable, ...] | None
 
 
-def pack(items: Sequence[PreparedItem], *, picture_keys: bool = False) -> EncoderInputs:
+def pack(
+    items: Sequence[PreparedItem],
+    *,
+    picture_keys: bool = False,
+    repeated: Collection[Hashable] = (),
+) -> EncoderInputs:
     """Lay items end to end, in order. At least one item.
 
     Args:
         picture_keys: hash the patch rows of each picture, for `TowerCache`.
+        repeated: `picture_ids` to which the same is said without hashing.
     """
     assert items
     lengths = np.array([len(item.input_ids) for item in items])
@@ -49,6 +56,12 @@ def pack(items: Sequence[PreparedItem], *, picture_keys: bool = False) -> Encode
     if with_pictures:
         pixels = torch.from_numpy(np.concatenate([item.patches for item in with_pictures]))
         grids = torch.from_numpy(np.concatenate([item.grid_thw for item in with_pictures]))
+    keys: tuple[Hashable, ...] | None = None
+    if picture_keys and with_pictures:
+        keys = _keys(with_pictures)
+    elif repeated:
+        known = [i for item in with_pictures for i in _ids(item)]
+        keys = tuple(i if i in repeated else None for i in known)
     return EncoderInputs(
         input_ids=torch.from_numpy(np.concatenate([item.input_ids for item in items])),
         position_ids=torch.from_numpy(
@@ -58,7 +71,7 @@ def pack(items: Sequence[PreparedItem], *, picture_keys: bool = False) -> Encode
         pixel_values=pixels,
         grid_thw=grids,
         cu_pictures=torch.from_numpy(np.cumsum([0, *pictures])),
-        picture_keys=_keys(with_pictures) if picture_keys and with_pictures else None,
+        picture_keys=keys if keys and any(key is not None for key in keys) else None,
     )
 
 
@@ -89,6 +102,11 @@ def split(inputs: EncoderInputs, chunk_tokens: int | None) -> tuple[EncoderInput
         _items(inputs, begin, end, slice(patches[begin], patches[end]))
         for begin, end in pairwise([*borders, len(costs)])
     )
+
+
+def _ids(item: PreparedItem) -> tuple[Hashable, ...]:
+    assert item.grid_thw is not None
+    return item.picture_ids or (None,) * len(item.grid_thw)
 
 
 def _keys(items: Sequence[PreparedItem]) -> tuple[bytes, ...]:

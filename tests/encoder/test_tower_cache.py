@@ -90,6 +90,15 @@ def test_each_picture_is_computed_once_while_there_is_room():
     assert tower.rows == 4 * (1 + 2 + 3 + 2)
 
 
+def test_what_has_no_key_is_computed_and_not_kept():
+    cache, tower = TowerCache(100 * TOKEN_BYTES), Tower()
+    keys, pixels, grids = shown([1, 2, 1, 1])
+    found = cache.of_pictures([keys[0], None, None, keys[3]], pixels, grids, tower, CPU)
+    assert torch.equal(found, Tower()(pixels, grids))
+    assert tower.rows == 4 * (2 + 3 + 2)
+    assert cache.num_bytes == 2 * TOKEN_BYTES
+
+
 def test_what_is_kept_holds_no_more_memory_than_it_says():
     cache = TowerCache(4 * TOKEN_BYTES)
     asked(cache, Tower(), [0, 3, 6, 9, 12, 15])
@@ -182,6 +191,29 @@ def test_states_and_gradients_are_those_without_a_cache(models, architecture):
     assert difference(second, first) == 0
     assert difference(first, plain) <= 1e-6
     assert difference([torch.cat(parts)], plain[:1]) <= 2e-6
+
+
+@pytest.mark.parametrize("architecture", VISION)
+def test_repeated_pictures_are_seen_once_while_a_call_lasts(models, architecture):
+    backbone, items = models(architecture)
+    backbone.tower.requires_grad_(True)
+    ids = iter("abcdefghijklmnopqrstuvwxyz")
+    named = [
+        item
+        if item.grid_thw is None
+        else dataclasses.replace(item, picture_ids=tuple(next(ids) for _ in item.grid_thw))
+        for item in items
+    ]
+    with torch.inference_mode(), tower_rows(backbone) as rows:
+        plain = backbone.hidden_states(pack(named))
+        with backbone.keeping_features(2**20):
+            first = backbone.hidden_states(pack(named, repeated={"a", "c"}))
+            second = backbone.hidden_states(pack(named, repeated={"a", "c"}))
+        again = backbone.hidden_states(pack(named, repeated={"a", "c"}))
+    sizes = pack(named)["grid_thw"].prod(1).tolist()
+    assert rows == [sum(sizes), sum(sizes), sum(sizes) - sizes[0] - sizes[2], sum(sizes)]
+    for states in (first, second, again):
+        assert (states - plain).norm() / plain.norm() <= 2e-6
 
 
 def test_inputs_without_keys_pass_the_cache_by(models):
