@@ -29,6 +29,7 @@ from mmembed.encoder.backbone import Backbone, load_backbone, read_config, takes
 from mmembed.encoder.encoder import Encoder, EncoderConfig
 from mmembed.encoder.heap import keep_freed_memory
 from mmembed.encoder.identity import EXTRA_TENSORS_FILE, fingerprint, package_versions
+from mmembed.encoder.linear import use_faster_linears
 from mmembed.encoder.lora import merged_weights
 from mmembed.encoder.model_files import read_geometry, read_json, read_tokenizer
 from mmembed.encoder.sentence_transformers_layout import layout_files, layout_problem
@@ -132,6 +133,7 @@ def load_encoder(
     backbone, config, processor = load_parts(path, EncoderConfig, **options)
     encoder = Encoder(backbone, config).to(device).eval()
     keep_freed_memory(encoder.device)
+    use_faster_linears(encoder)
     step = load_extra_tensors(resolve_folder(path)).get(INT8_STEP)
     encoder.int8_step = None if step is None else step.item()
     return encoder, processor

@@ -18,6 +18,7 @@ from mmembed.encoder.backbone import Backbone
 from mmembed.encoder.checkpoint import load_parts, resolve_folder
 from mmembed.encoder.encoder import Encoder, EncoderConfig
 from mmembed.encoder.heap import keep_freed_memory
+from mmembed.encoder.linear import use_faster_linears
 from mmembed.errors import CheckpointError
 from mmembed.inputs.processor import Processor
 from mmembed.inputs.prompt import PromptTemplate, load_template
@@ -103,8 +104,10 @@ def load_reranker(
     if not backbone.model.config.tie_word_embeddings:
         _attach_head(backbone, folder)
     model = RerankerModel(backbone, config, yes_id=yes_id, no_id=no_id)
+    model.to(device).eval()
     keep_freed_memory(torch.device(device))
-    return model.to(device).eval(), processor
+    use_faster_linears(model)
+    return model, processor
 
 
 def _answer_id(word: str, processor: Processor, folder: Path) -> int:
