@@ -73,12 +73,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Video:
-    """A video file, or a list of frames in time order.
+    """A video file, or a tuple of frames in time order.
 
     Args:
-        source: a file, or a tuple of image sources.
         fps: sample this many frames a second (mutually exclusive with `num_frames`).
         num_frames: sample this many frames, evenly in time, first and last included.
+        sampling: `keyframes` takes instead of each frame the key frame of the file nearest to it,
+            each once. Several times faster; other, and maybe fewer, frames give other vectors.
         start, end: seconds; the part of the clip that is used.
         max_tokens: upper bound of visual tokens for each frame; overrides the model's.
     """
@@ -86,6 +87,7 @@ class Video:
     source: MediaSource | tuple[ImageSource, ...]
     fps: float | None = None
     num_frames: int | None = None
+    sampling: Literal["uniform", "keyframes"] = "uniform"
     start: float | None = None
     end: float | None = None
     max_tokens: int | None = None
@@ -107,13 +109,13 @@ class Page:
 Part: TypeAlias = Text | Image | Video | Page
 
 _MEDIA_KEYS = ("video", "image", "pdf", "page")
-_ITEM_KEYS = frozenset(
-    "text image video pdf page pages instruction fps num_frames start end password "
+ITEM_KEYS = frozenset(
+    "text image video pdf page pages instruction fps num_frames sampling start end password "
     "min_tokens max_tokens content".split()
 )
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "image": ("min_tokens", "max_tokens"),
-    "video": ("fps", "num_frames", "start", "end", "max_tokens"),
+    "video": ("fps", "num_frames", "sampling", "start", "end", "max_tokens"),
     "pdf": ("pages", "password", "max_tokens"),
     "page": ("pages", "password", "max_tokens"),
 }
@@ -193,8 +195,6 @@ class RetrievalTask:
     document_instruction: str | None = None
 
 
-# -- parsing ----------------------------------------------------------------------------------
-
 _ACCEPTED = (
     "str (text), PIL.Image, uint8 array, pathlib.Path, a dict with text / image / video / pdf / "
     "page, {'content': [...]}, or a list of parts or chat messages"
@@ -224,11 +224,11 @@ def _parse_item(item: Any) -> tuple[tuple[Part, ...], str | None]:
 
 
 def _parse_mapping(item: Mapping[str, Any]) -> tuple[tuple[Part, ...], str | None]:
-    unknown = sorted(str(key) for key in item if key not in _ITEM_KEYS)
+    unknown = sorted(str(key) for key in item if key not in ITEM_KEYS)
     if unknown:
         raise InputError(
             "invalid_type",
-            f"unknown key {', '.join(map(repr, unknown))}; known: {', '.join(sorted(_ITEM_KEYS))}",
+            f"unknown key {', '.join(map(repr, unknown))}; known: {', '.join(sorted(ITEM_KEYS))}",
         )
     instruction = item.get("instruction")
     if "content" in item:

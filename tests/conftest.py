@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ TINY_TEXTS = (
     "ein roter Apfel, una manzana roja, une pomme rouge",
     "苹果 りんご 사과 яблоко تفاحة सेब",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of a test reaches the user's cache folder, nor the other way round."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMEMBED_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

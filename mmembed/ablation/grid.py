@@ -31,7 +31,7 @@ from mmembed.ablation import report
 from mmembed.ablation.plan import Ablation, load_ablation
 from mmembed.ablation.runs import Results, each_result, execute, make_start, starts
 from mmembed.encoder.identity import package_versions
-from mmembed.search.durable import lock_folder
+from mmembed.store.durable import lock_folder
 
 __all__ = ["arms_table", "run"]
 

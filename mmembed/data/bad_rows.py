@@ -22,7 +22,7 @@ import numpy as np
 
 from mmembed.data.sampler import BatchSampler, GlobalBatch
 from mmembed.errors import InputError, InputErrorCode
-from mmembed.search.durable import write_atomically
+from mmembed.store.durable import write_atomically
 
 __all__ = ["BadRows", "SkippedRow"]
 

@@ -189,14 +189,15 @@ class Backbone(nn.Module):
         deeper: dict[str, Any] = {}
         if inputs["pixel_values"] is not None:
             assert self.image_token_id is not None and self.video_token_id is not None
-            visual = (ids == self.image_token_id) | (ids == self.video_token_id)
+            seen = inputs["input_ids"]  # counted where they are: a GPU would have to be waited for
+            visual = (seen == self.image_token_id) | (seen == self.video_token_id)
             features, levels = self.visual_features(inputs)  # (tokens, D)
-            where = visual.nonzero().squeeze(1)
+            where = visual.nonzero().squeeze(1).to(device, non_blocking=True)
             assert len(where) == len(features), "placeholders and pictures differ"
             embeds = embeds.index_copy(0, where, features.to(embeds.dtype))
             if levels:
                 deeper = {
-                    "visual_pos_masks": visual.unsqueeze(0),
+                    "visual_pos_masks": visual.to(device, non_blocking=True).unsqueeze(0),
                     "deepstack_visual_embeds": levels,
                 }
         positions = inputs["position_ids"].to(device, non_blocking=True)  # (3, T)

@@ -1,31 +1,32 @@
-"""Which items run together: once each, in bounded windows, sorted by length, by token budget."""
+"""Which items run together: in bounded windows, sorted by length, by token budget."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from mmembed.errors import InputError
 from mmembed.inputs.items import Pair, PreparedItem
-from mmembed.types import Image, MultimodalInput, Page, Part, Text, Url
+from mmembed.inputs.processor import InputConfig
+from mmembed.types import Image, MultimodalInput, Page, Part, Text
 
-__all__ = ["Window", "batches", "unique_items", "windows"]
+__all__ = ["Batch", "Group", "Window", "batches", "windows"]
 
-# Bounds the memory of prepared items: a window holds so many texts, or fewer media.
+# Bounds the memory of prepared items: a window holds so many texts, or fewer media. The first is
+# small, so that the model starts early; a thousand texts still share one.
+_FIRST_WINDOW_WEIGHT = 1024
 _WINDOW_WEIGHT = 4096
-_WEIGHTS = {Text: 1, Image: 32}
-_MEDIA_WEIGHT = 128
+_TOKENS_PER_WEIGHT = 8  # a picture of 256 tokens weighs as much as 32 texts
+
+Group = tuple[MultimodalInput | Pair, list[int]]  # equal items and all their positions
 
 
 @dataclass
 class Window:
     """Unique items prepared together; `indices[i]` are the caller's positions of `items[i]`."""
 
-    items: list[MultimodalInput | Pair]
-    indices: list[list[int]]
+    items: list[MultimodalInput | Pair] = field(default_factory=list)
+    indices: list[list[int]] = field(default_factory=list)
 
     @property
     def end(self) -> int:
@@ -33,31 +34,27 @@ class Window:
         return max(indices[0] for indices in self.indices) + 1
 
 
-def unique_items(
-    items: Sequence[MultimodalInput | Pair | None],
-) -> list[tuple[MultimodalInput | Pair, list[int]]]:
-    """Distinct items in order of first appearance, each with all its positions."""
-    groups: dict[Hashable, tuple[MultimodalInput | Pair, list[int]]] = {}
-    known: dict[int, Hashable] = {}  # by identity: one query stands in many pairs
-    for index, item in enumerate(items):
-        if item is not None:
-            sides = (item.query, item.document) if isinstance(item, Pair) else (item,)
-            for side in sides:
-                if id(side) not in known:
-                    known[id(side)] = _item_key(side)
-            key = tuple(known[id(side)] for side in sides)
-            groups.setdefault(key, (item, []))[1].append(index)
-    return list(groups.values())
+@dataclass
+class Batch:
+    """Items of one forward pass, each with its position in the window.
+
+    `cost` are their tokens of both towers, `budget` those that there was room for.
+    """
+
+    budget: int
+    positions: list[int] = field(default_factory=list)
+    items: list[PreparedItem] = field(default_factory=list)
+    cost: int = 0
 
 
-def windows(groups: Sequence[tuple[MultimodalInput | Pair, list[int]]]) -> Iterator[Window]:
-    """Consecutive windows of bounded weight."""
-    window, weight = Window([], []), 0
+def windows(groups: Sequence[Group], config: InputConfig) -> Iterator[Window]:
+    """Consecutive windows of bounded weight; the first ones are smaller."""
+    window, weight, most = Window(), 0, _FIRST_WINDOW_WEIGHT
     for item, indices in groups:
-        cost = sum(_WEIGHTS.get(type(part), _MEDIA_WEIGHT) for part in item.parts)
-        if window.items and weight + cost > _WINDOW_WEIGHT:
+        cost = sum(_weight(part, config) for part in item.parts)
+        if window.items and weight + cost > most:
             yield window
-            window, weight = Window([], []), 0
+            window, weight, most = Window(), 0, min(2 * most, _WINDOW_WEIGHT)
         window.items.append(item)
         window.indices.append(indices)
         weight += cost
@@ -66,52 +63,46 @@ def windows(groups: Sequence[tuple[MultimodalInput | Pair, list[int]]]) -> Itera
 
 
 def batches(
-    prepared: Sequence[PreparedItem | InputError], *, batch_tokens: int, batch_size: int | None
-) -> Iterator[list[tuple[int, PreparedItem]]]:
-    """Items that run together, each with its position: longest first, equal lengths side by side.
+    prepared: Sequence[PreparedItem | InputError],
+    *,
+    budget: Callable[[], int],
+    batch_size: int | None,
+) -> Iterator[Batch]:
+    """Items that run together: longest first, equal lengths side by side.
 
     A single item above the budget runs alone. Longest first, so that running out of memory shows
     at once and not in the last batch.
+
+    Args:
+        budget: tokens of both towers; asked anew for each batch.
     """
     usable = [(i, item) for i, item in enumerate(prepared) if isinstance(item, PreparedItem)]
     usable.sort(key=lambda pair: (pair[1].num_tokens, pair[1].cost, -pair[0]), reverse=True)
-    batch: list[tuple[int, PreparedItem]] = []
-    spent = 0
+    batch: Batch | None = None
     for position, item in usable:
-        if batch and (spent + item.cost > batch_tokens or len(batch) == batch_size):
+        if batch is not None and (
+            batch.cost + item.cost > batch.budget or len(batch.items) == batch_size
+        ):
             yield batch
-            batch, spent = [], 0
-        batch.append((position, item))
-        spent += item.cost
-    if batch:
+            batch = None
+        if batch is None:
+            batch = Batch(budget())
+        batch.positions.append(position)
+        batch.items.append(item)
+        batch.cost += item.cost
+    if batch is not None:
         yield batch
 
 
-def _item_key(item: MultimodalInput) -> Hashable:
-    return (item.instruction, tuple(_part_key(part) for part in item.parts))
-
-
-def _part_key(part: Part) -> Hashable:
-    """Equal keys mean equal content within this call; objects in memory count by identity."""
+def _weight(part: Part, config: InputConfig) -> int:
+    """Of a prepared part in memory, about; that of a short text is 1."""
     if isinstance(part, Text):
-        return ("text", part.text)
-    options: tuple[Any, ...]
+        return 1
     if isinstance(part, Image):
-        options = (part.min_tokens, part.max_tokens)
+        tokens = part.max_tokens or config.image_tokens.max
     elif isinstance(part, Page):
-        options = (part.pages, part.password, part.max_tokens)
+        tokens = part.max_tokens or config.page_tokens.max
     else:
-        options = (part.fps, part.num_frames, part.start, part.end, part.max_tokens)
-    source = part.source
-    frames = source if isinstance(source, tuple) else (source,)
-    return (type(part).__name__, options, tuple(_source_key(frame) for frame in frames))
-
-
-def _source_key(source: Any) -> Hashable:
-    if isinstance(source, bytes):
-        return ("bytes", hashlib.sha256(source).digest())
-    if isinstance(source, Path):
-        return ("path", str(source))
-    if isinstance(source, Url):
-        return ("url", source.url)
-    return ("object", id(source))
+        frames = len(part.source) if isinstance(part.source, tuple) else part.num_frames
+        tokens = (part.max_tokens or config.frame_tokens.max) * (frames or config.num_frames)
+    return max(1, min(tokens, config.max_tokens) // _TOKENS_PER_WEIGHT)

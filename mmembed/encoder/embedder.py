@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmembed.encoder.calibration import sample_texts
 from mmembed.encoder.checkpoint import load_encoder, resolve_folder
 from mmembed.encoder.head import Precision, quantize
 from mmembed.encoder.loaded_model import LoadedModel, OnError
@@ -20,10 +21,12 @@ from mmembed.encoder.options import (
     resolve_device,
 )
 from mmembed.encoder.report import EncodeReport, EncodeRun
+from mmembed.encoder.vector_cache import VectorCache, open_store
 from mmembed.errors import ConfigError, InputError
 from mmembed.inputs.items import Pair
 from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.sandbox import MediaDecoder
+from mmembed.store.vectors import EmbeddingStore
 from mmembed.types import MultimodalInput, Role
 
 __all__ = ["Embedder", "EncodeReport"]
@@ -46,6 +49,7 @@ class Embedder(LoadedModel):
         media: MediaPolicy | MediaDecoder | None = None,
         num_workers: int | None = None,
         revision: str | None = None,
+        compile: bool = False,
         **options: Any,
     ) -> Embedder:
         """Load a model folder or a hub id.
@@ -56,6 +60,8 @@ class Embedder(LoadedModel):
             media: limits and permissions for opening media (URLs are refused by default), or a
                 `MediaDecoder` that several embedders share.
             num_workers: decode processes and preparing threads; default: cores, at most 8.
+            compile: compile the layers of both towers. The first batches take a minute or more;
+                worth it for long jobs, on a GPU above all.
             options: `inputs={...}` / `encoder={...}` replace fields of the model folder's
                 settings; `text_errors="replace"`, `allow_special_tokens=True`.
 
@@ -64,7 +70,10 @@ class Embedder(LoadedModel):
         """
         folder = resolve_folder(path_or_hub_id, revision=revision)
         loading = loading_options(device, dtype, num_workers, options)
-        return cls(*load_encoder(folder, media=media, **loading), folder=folder)
+        encoder, processor = load_encoder(folder, media=media, **loading)
+        if compile:
+            encoder.backbone.compile_layers()
+        return cls(encoder, processor, folder=folder)
 
     @property
     def embedding_dimension(self) -> int:
@@ -97,6 +106,7 @@ class Embedder(LoadedModel):
         on_error: OnError = "raise",
         batch_tokens: int | None = None,
         num_workers: int | None = None,
+        cache: str | Path | EmbeddingStore | None = None,
         return_report: bool = False,
     ) -> Any:
         """Embed items; row i belongs to item i.
@@ -113,8 +123,13 @@ class Embedder(LoadedModel):
             on_error: `raise` an `InputError` for the first bad item (its `errors` and `partial`
                 hold the others), `null` for a NaN row, `skip` to leave bad rows out.
             batch_tokens: tokens of both towers in one forward; default: 2048 on a CPU, whose
-                caches it fits, 16384 on CUDA.
+                caches it fits, 16384 on CUDA, or what `calibrate` found.
             num_workers: preparing threads; default: as given to `from_pretrained`.
+            cache: a folder, or an `EmbeddingStore`, of vectors by content. Items that it has are
+                not encoded; the others join it while the call runs, so that a call that is cut
+                goes on from there. A vector is found again for equal content, role, instruction
+                and options under the same model, whatever dtype and device it came from. Media
+                behind addresses and items that fail are not kept.
             return_report: return `(vectors, EncodeReport)`.
 
         Returns:
@@ -123,6 +138,8 @@ class Embedder(LoadedModel):
         Raises:
             InputError: under `on_error="raise"`.
             ConfigError: contradictory or unknown options.
+            SpaceMismatchError: `cache` holds vectors of another model, or shorter ones.
+            StoreError: `cache` is damaged or cannot be written.
         """
         single, listed = as_list(items)
         check_encode(
@@ -139,28 +156,17 @@ class Embedder(LoadedModel):
         if device is not None:
             self.to(resolve_device(device))
         shared = self._instruction(prompt_name, prompt, instruction)
-        run = EncodeRun(
-            np.full((len(listed), truncate_dim or self.embedding_dimension), np.nan, np.float32),
-            EncodeReport(ok=np.zeros(len(listed), dtype=bool)),
+        kept = self._opened(cache, truncate_dim, normalize_embeddings)
+        # a cache keeps the model's own vectors; it cuts and normalises them itself
+        truncate = truncate_dim if kept is None else kept.dimension
+        normalize = normalize_embeddings if kept is None else None
+        report = EncodeReport(ok=np.zeros(len(listed), dtype=bool))
+        vectors = np.full(
+            (len(listed), truncate_dim or self.embedding_dimension), np.nan, np.float32
         )
-        parsed: list[MultimodalInput | Pair | None] = []
-        for index, item in enumerate(listed):
-            try:
-                built = MultimodalInput.of(item)
-                parsed.append(
-                    built
-                    if built.instruction is not None or shared is None
-                    else MultimodalInput(built.parts, shared)
-                )
-            except InputError as error:
-                run.report.errors.append(error.at(index))
-                parsed.append(None)
         self._run(
-            parsed,
-            run,
-            lambda inputs: self.encoder(
-                inputs, truncate_dim=truncate_dim, normalize=normalize_embeddings
-            ),
+            EncodeRun(vectors, report, _parsed(listed, shared, report)),
+            lambda inputs: self.encoder(inputs, truncate_dim=truncate, normalize=normalize),
             role=role,
             label="encoding",
             on_error=on_error,
@@ -168,14 +174,59 @@ class Embedder(LoadedModel):
             batch_size=batch_size,
             batch_tokens=batch_tokens,
             num_workers=num_workers,
+            cache=kept,
         )
-        vectors = run.vectors if on_error != "skip" else run.vectors[run.report.ok]
+        if on_error == "skip":
+            vectors = vectors[report.ok]
         output: Any = quantize(vectors, precision, step=self.encoder.int8_step)
         if convert_to_tensor or not convert_to_numpy:
             output = torch.from_numpy(output).to(self.device)
         if single and len(output):
             output = output[0]
-        return (output, run.report) if return_report else output
+        return (output, report) if return_report else output
+
+    def calibrate(self, items: Any = None) -> int:
+        """Find the `batch_tokens` with which this machine is fastest, and remember it.
+
+        Large calls of `encode` do so by themselves, on their own items, where nothing is
+        remembered yet.
+
+        Args:
+            items: a sample of what will be encoded; default: made-up texts of common lengths.
+
+        Raises:
+            ConfigError: too few items to measure anything.
+        """
+        tokens = self.batch_tokens()
+        sample = sample_texts(tokens.round_cost) if items is None else as_list(items)[1]
+        tokens.forget()
+        tokens.insists = True
+        try:
+            while before := tokens.trial_cost():
+                self.encode(sample, on_error="skip", show_progress_bar=False)
+                if tokens.trial_cost() == before:
+                    raise ConfigError(
+                        f"calibrate needs items of more than {tokens.round_cost:,} tokens and "
+                        "patches together; give more of them"
+                    )
+        finally:
+            tokens.insists = False
+        return tokens.best
+
+    def _opened(
+        self, cache: Any, truncate_dim: int | None, normalize: bool | None
+    ) -> VectorCache | None:
+        if cache is None:
+            return None
+        native, on_model = self.embedding_dimension, self.encoder.config.normalize
+        return VectorCache(
+            open_store(cache, fingerprint=self.fingerprint, dimension=native),
+            native=native,
+            truncate_dim=truncate_dim,
+            normalize=on_model if normalize is None else normalize,
+            on_model=on_model,
+            policy=self.processor.decoder.policy,
+        )
 
     def similarity(self, a: Any, b: Any) -> np.ndarray:
         """Cosine of all pairs: (N, D) and (M, D) vectors -> (N, M) float32."""
@@ -185,6 +236,24 @@ class Embedder(LoadedModel):
                 f"vectors have {left.shape[1]} and {right.shape[1]} dimensions; encode both alike"
             )
         return left @ right.T
+
+
+def _parsed(
+    items: list[Any], shared: str | None, report: EncodeReport
+) -> list[MultimodalInput | Pair | None]:
+    """The items with their instruction; None where one is no item, which `report` then says."""
+    parsed: list[MultimodalInput | Pair | None] = []
+    for index, item in enumerate(items):
+        try:
+            built = MultimodalInput.of(item)
+        except InputError as error:
+            report.errors.append(error.at(index))
+            parsed.append(None)
+            continue
+        if built.instruction is None and shared is not None:
+            built = MultimodalInput(built.parts, shared)
+        parsed.append(built)
+    return parsed
 
 
 def _unit_rows(vectors: Any) -> np.ndarray:

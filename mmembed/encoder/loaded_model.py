@@ -1,5 +1,7 @@
 """A model ready for use, and how many items run through it; embedder and reranker build on it.
 
+    items -> duplicates -> vector_cache -> windows -> preparation -> batches -> device_queue -> run
+
 Three phases overlap: threads prepare the next window of items (decode, resize, tokenise) while the
 model runs the present one and finished rows are copied back. Items are packed by token budget, not
 by count; equal items run once.
@@ -7,34 +9,35 @@ by count; equal items run once.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mmembed.encoder.batching import Window, batches, unique_items, windows
+from mmembed.encoder.batching import Batch, Group, Window, batches, windows
+from mmembed.encoder.calibration import BatchTokens, CallBudget, memory_file, setting
+from mmembed.encoder.device_queue import DeviceQueue, Rows
+from mmembed.encoder.duplicates import unique_items
 from mmembed.encoder.encoder import Encoder
 from mmembed.encoder.identity import fingerprint
-from mmembed.encoder.report import EncodeRun
+from mmembed.encoder.preparation import Prepared, prepared_windows
+from mmembed.encoder.report import EncodeReport, EncodeRun
+from mmembed.encoder.vector_cache import VectorCache, file_digest
 from mmembed.errors import ConfigError, InputError
-from mmembed.inputs.collator import EncoderInputs, pack
-from mmembed.inputs.items import Pair, PreparedItem
+from mmembed.inputs.collator import EncoderInputs
+from mmembed.inputs.items import PreparedItem
 from mmembed.inputs.processor import Processor
-from mmembed.types import MultimodalInput, Role, Text
+from mmembed.types import Role
 
 __all__ = ["LoadedModel", "OnError"]
 
 OnError = Literal["raise", "skip", "null"]
-_TEXTS_PER_TASK = 512
-_MEDIA_PER_TASK = 4
-
-Prepared = tuple[Window, list[PreparedItem | InputError]]
 
 
 class LoadedModel:
@@ -54,6 +57,7 @@ class LoadedModel:
         self.processor = processor
         self.folder = folder
         self._fingerprint: str | None = None
+        self._batch_tokens: dict[tuple[Any, ...], BatchTokens] = {}
 
     @property
     def fingerprint(self) -> str:
@@ -106,9 +110,17 @@ class LoadedModel:
             )
         return known[prompt_name]
 
+    def batch_tokens(self) -> BatchTokens:
+        """What has been found out about batches of this model on its present device."""
+        device = self.device
+        now = (device, torch.is_autocast_enabled(device.type), torch.get_num_threads())
+        if now not in self._batch_tokens:
+            found = BatchTokens(setting(self.encoder), device.type, memory_file())
+            self._batch_tokens[now] = found
+        return self._batch_tokens[now]
+
     def _run(
         self,
-        items: Sequence[MultimodalInput | Pair | None],
         run: EncodeRun,
         forward: Callable[[EncoderInputs], Tensor],
         *,
@@ -119,8 +131,9 @@ class LoadedModel:
         batch_size: int | None,
         batch_tokens: int | None,
         num_workers: int | None,
+        cache: VectorCache | None = None,
     ) -> None:
-        """Fill `run` with what `forward` makes of the items; None has its error in `run` already.
+        """Fill `run` with what `forward` makes of its items; None has its error in `run` already.
 
         Args:
             forward: packed inputs of B items -> B rows.
@@ -128,99 +141,118 @@ class LoadedModel:
         Raises:
             InputError: of the first bad item, under `on_error="raise"`.
             ConfigError: see `halves_batches`.
+            StoreError: the cache cannot be read or written.
         """
-        groups = unique_items(items)
+        report, total = run.report, len(run.items)
         show = show_progress_bar
         if show is None:
-            show = len(items) >= 64 and sys.stderr.isatty()
-        budget = batch_tokens or (16384 if self.device.type == "cuda" else 2048)
-        with _progress(show, label, len(items)) as advance:
-            for window, prepared in self._prepared(windows(groups), role, num_workers):
+            show = total >= 64 and sys.stderr.isatty()
+        budget = CallBudget(self.batch_tokens(), batch_tokens, can_try=batch_size is None)
+        queue = DeviceQueue(forward, self.device, budget, halves_batches=self.halves_batches)
+        with (
+            _timed(report),
+            _progress(show, label, report, total) as advance,
+            _threads(num_workers or self.processor.decoder.num_workers) as executor,
+            cache.writing() if cache is not None else contextlib.nullcontext(),
+        ):
+            groups = self._without_cached(run, role, executor, cache, advance)
+            left = len(groups)
+            parts = windows(groups, self.processor.config)
+            for window, prepared in _waited_for(
+                prepared_windows(executor, self.processor, parts, role=role), report
+            ):
                 advance(run.note(window, prepared))
                 if on_error == "raise":
                     run.raise_first(before=window.end)
-                for batch in batches(prepared, batch_tokens=budget, batch_size=batch_size):
-                    rows = self._forward([item for _, item in batch], forward)
-                    for (position, _), row in zip(batch, rows, strict=True):
-                        run.enter(window.indices[position], row)
-                        advance(len(window.indices[position]))
+                cost = sum(item.cost for item in prepared if isinstance(item, PreparedItem))
+                budget.expect(cost * left // len(prepared))
+                left -= len(prepared)
+                packed = batches(prepared, budget=budget.next, batch_size=batch_size)
+                _finish(run, window, queue.run(packed), cache, advance)
+                prepared.clear()  # two windows in memory, not three
         if on_error == "raise":
-            run.raise_first(before=len(items))
-        run.report.sort()
+            run.raise_first(before=total)
+        report.sort()
 
-    def _prepared(
-        self, all_windows: Iterator[Window], role: Role, num_workers: int | None
-    ) -> Iterator[Prepared]:
-        """Windows with their prepared items; the next window is prepared meanwhile."""
-        workers = num_workers or self.processor.decoder.num_workers
-        executor = ThreadPoolExecutor(max(1, workers), thread_name_prefix="mmembed-prepare")
-        try:
-            pending: list[tuple[Window, list[tuple[list[int], Future[Any]]]]] = []
-            for window in all_windows:
-                pending.append((window, self._submit(executor, window, role)))
-                if len(pending) > 1:
-                    yield _collect(*pending.pop(0))
-            for window, tasks in pending:
-                yield _collect(window, tasks)
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
-
-    def _submit(
-        self, executor: ThreadPoolExecutor, window: Window, role: Role
-    ) -> list[tuple[list[int], Future[Any]]]:
-        texts: list[int] = []
-        media: list[int] = []
-        for position, item in enumerate(window.items):
-            only_text = all(isinstance(part, Text) for part in item.parts)
-            (texts if only_text else media).append(position)
-        tasks = []
-        for positions, size in ((texts, _TEXTS_PER_TASK), (media, _MEDIA_PER_TASK)):
-            for begin in range(0, len(positions), size):
-                chosen = positions[begin : begin + size]
-                items = [window.items[position] for position in chosen]
-                tasks.append(
-                    (chosen, executor.submit(self.processor.prepare_all, items, role=role))
-                )
-        return tasks
-
-    def _forward(
-        self, prepared: Sequence[PreparedItem], forward: Callable[[EncoderInputs], Tensor]
-    ) -> list[np.ndarray | InputError]:
-        """A float32 row for each item; halves the batch when memory runs out."""
-        try:
-            with torch.inference_mode():
-                return list(forward(pack(prepared)).cpu().numpy())
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-        if not self.halves_batches:
-            raise ConfigError(
-                f"memory of {self.device} ran out for {len(prepared)} items, "
-                f"{sum(item.cost for item in prepared):,} tokens and patches together, and the "
-                "other processes wait in that forward pass; lower chunk_tokens of the stage, then "
-                "the number of pixels or tokens of an item"
-            )
-        if len(prepared) == 1:
-            detail = f"{prepared[0].cost:,} tokens and patches do not fit on {self.device}"
-            return [InputError("out_of_memory", f"{detail}; lower the number of pixels or tokens")]
-        half = len(prepared) // 2
-        first, second = (
-            self._forward(part, forward) for part in (prepared[:half], prepared[half:])
-        )
-        return first + second
+    def _without_cached(
+        self,
+        run: EncodeRun,
+        role: Role,
+        executor: Executor,
+        cache: VectorCache | None,
+        advance: Callable[[int], None],
+    ) -> list[Group]:
+        """The distinct items that the model has to see; the vectors of the others are entered."""
+        digest = file_digest(self.processor.decoder.policy)
+        groups = unique_items(run.items, digest=digest, run=executor.map)
+        if cache is None:
+            return groups
+        found, groups = cache.take(groups, role, executor)
+        for indices, row in found:
+            run.enter(indices, row)
+            run.report.num_cached += len(indices)
+            advance(len(indices))
+        return groups
 
 
-def _collect(window: Window, tasks: Sequence[tuple[list[int], Future[Any]]]) -> Prepared:
-    prepared: list[Any] = [None] * len(window.items)
-    for positions, future in tasks:
-        for position, result in zip(positions, future.result(), strict=True):
-            prepared[position] = result
-    return window, prepared
+def _finish(
+    run: EncodeRun,
+    window: Window,
+    done: Iterable[tuple[Batch, Rows]],
+    cache: VectorCache | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Enter the rows of a window's batches where they belong."""
+    for batch, rows in done:
+        for position, row in zip(batch.positions, rows, strict=True):
+            if cache is not None and not isinstance(row, InputError):
+                cache.keep(window.items[position], row)
+                row = cache.cut(row)
+            run.enter(window.indices[position], row)
+            advance(len(window.indices[position]))
 
 
-def _progress(show: bool, label: str, total: int) -> Any:
-    """A context manager giving `advance(n)`; silent when not shown."""
+@contextlib.contextmanager
+def _timed(report: EncodeReport) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        report.seconds = time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[Executor]:
+    executor = ThreadPoolExecutor(max(1, count), thread_name_prefix="mmembed-prepare")
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _waited_for(prepared: Iterator[Prepared], report: EncodeReport) -> Iterator[Prepared]:
+    while True:
+        started = time.perf_counter()
+        found = next(prepared, None)
+        report.data_wait_seconds += time.perf_counter() - started
+        if found is None:
+            return
+        yield found
+
+
+def _progress(
+    show: bool, label: str, report: EncodeReport, total: int
+) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+    """Gives `advance(n)`; silent when not shown."""
     if not show:
-        return nullcontext(lambda count: None)
+        return contextlib.nullcontext(lambda count: None)
     from mmembed.encoder.progress import progress_bar
 
-    return progress_bar(label, total, unit="items")
+    started = time.perf_counter()
+
+    def speed() -> str:
+        seconds = time.perf_counter() - started
+        waited = min(report.data_wait_seconds / seconds, 1.0)
+        return f"{report.num_tokens / seconds:.0f} tok/s wait {waited:.0%}"
+
+    return progress_bar(label, total, unit="items", report=speed)

@@ -19,23 +19,26 @@ __all__ = ["progress_bar"]
 
 
 @contextmanager
-def progress_bar(label: str, total: int, *, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the block runs; yields `advance(count)`."""
+def progress_bar(
+    label: str, total: int, *, unit: str, report: Callable[[], str] = str
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar while the block runs; yields `advance(count)`. `report` says what stands in it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]} {task.fields[report]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=total, rate="")
+        task = progress.add_task(label, total=total, rate="", report="")
 
         def advance(count: int) -> None:
             progress.advance(task, count)
             speed = progress.tasks[task].speed
-            progress.update(task, rate=f"{speed:.0f}/s" if speed else "")
+            rate = f"{speed:.0f}/s" if speed else ""
+            progress.update(task, rate=rate, report=report())
 
         yield advance

@@ -55,6 +55,7 @@ class Reranker(LoadedModel):
         media: MediaPolicy | MediaDecoder | None = None,
         num_workers: int | None = None,
         revision: str | None = None,
+        compile: bool = False,
         **options: Any,
     ) -> Reranker:
         """Load a reranker's model folder or a hub id.
@@ -73,7 +74,10 @@ class Reranker(LoadedModel):
         """
         folder = resolve_folder(path_or_hub_id, revision=revision)
         loading = loading_options(device, dtype, num_workers, options)
-        return cls(*load_reranker(folder, prompt=prompt, media=media, **loading), folder=folder)
+        model, processor = load_reranker(folder, prompt=prompt, media=media, **loading)
+        if compile:
+            model.backbone.compile_layers()
+        return cls(model, processor, folder=folder)
 
     def score(
         self,
@@ -123,13 +127,10 @@ class Reranker(LoadedModel):
         else:
             single, listed = as_list(documents)
             pairs = [(query, document) for document in listed]
-        run = EncodeRun(
-            np.full(len(pairs), np.nan, np.float32),
-            EncodeReport(ok=np.zeros(len(pairs), dtype=bool)),
-        )
+        report = EncodeReport(ok=np.zeros(len(pairs), dtype=bool))
+        scores: Any = np.full(len(pairs), np.nan, np.float32)
         self._run(
-            _parsed(pairs, shared, run.report),
-            run,
+            EncodeRun(scores, report, _parsed(pairs, shared, report)),
             lambda inputs: self.encoder.scores(self.encoder(inputs)),
             label="scoring",
             on_error=on_error,
@@ -138,10 +139,11 @@ class Reranker(LoadedModel):
             batch_tokens=batch_tokens,
             num_workers=num_workers,
         )
-        scores: Any = run.vectors if on_error != "skip" else run.vectors[run.report.ok]
+        if on_error == "skip":
+            scores = scores[report.ok]
         if single and len(scores):
             scores = scores[0]
-        return (scores, run.report) if return_report else scores
+        return (scores, report) if return_report else scores
 
     def rank(
         self,

@@ -30,8 +30,14 @@ def decode_with_decord(
     """Frames by index, as `fetch_video` of qwen_vl_utils takes them, resized to the budget.
 
     Raises:
-        InputError: `unsupported_format`, `corrupt`, `no_frames`, `too_many_frames`.
+        InputError: `invalid_type`, `unsupported_format`, `corrupt`, `no_frames`,
+            `too_many_frames`.
     """
+    if part.sampling != "uniform":
+        raise media.error(
+            "invalid_type",
+            f"the decord reader has no sampling={part.sampling!r}; use the pyav reader",
+        )
     if media.head[4:8] != b"ftyp" and not media.head.startswith(b"\x1a\x45\xdf\xa3"):
         raise media.error(
             "unsupported_format",

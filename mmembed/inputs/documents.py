@@ -21,13 +21,23 @@ from mmembed.inputs.media import DecodedMedia, MediaFile, MediaPolicy, open_medi
 from mmembed.inputs.sizing import MediaBudget, check_aspect_ratio
 from mmembed.types import MediaSource, Page
 
-__all__ = ["decode_pages", "page_count", "page_text", "select_pages"]
+__all__ = ["decode_pages", "page_count", "page_text", "select_pages", "share_of_pages"]
+
+MIN_SHARE_PAGES = 4  # to open the document once more must cost little beside drawing these
 
 
 def decode_pages(
-    media: MediaFile, part: Page, budget: MediaBudget, policy: MediaPolicy
+    media: MediaFile,
+    part: Page,
+    budget: MediaBudget,
+    policy: MediaPolicy,
+    *,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[DecodedMedia]:
     """The chosen pages, one at a time.
+
+    Args:
+        share: (i, n) for the i-th of n processes that draw a document together.
 
     Raises:
         InputError: `unsupported_format`, `encrypted`, `wrong_password`, `no_pages`,
@@ -45,7 +55,7 @@ def decode_pages(
             )
         yield DecodedMedia(())  # opening and the first page each have the time limit of a page
         notes: tuple[str, ...] = ("pdf repaired",) if document.is_repaired else ()
-        for number in numbers:
+        for number in share_of_pages(numbers, *share):
             frame, page_notes = _render(media, document, number, budget, policy)
             yield DecodedMedia((frame,), pages=(number,), warnings=notes + page_notes)
 
@@ -114,6 +124,17 @@ def select_pages(spec: str | None, total: int) -> list[int]:
             raise InputError("invalid_type", f"pages is {spec!r}; {first}-{last} runs backwards")
         numbers.extend(range(first, last + 1))
     return numbers
+
+
+def share_of_pages(numbers: list[int], index: int, count: int) -> list[int]:
+    """Which of these pages process `index` of `count` draws: blocks in order, none too small.
+
+    Without another process knowing how many pages there are, all shares together are `numbers`.
+    """
+    count = max(1, min(count, len(numbers) // MIN_SHARE_PAGES))
+    if index >= count:
+        return []
+    return numbers[len(numbers) * index // count : len(numbers) * (index + 1) // count]
 
 
 @contextmanager

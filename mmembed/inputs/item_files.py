@@ -10,6 +10,7 @@ In front of everything else for `mmembed encode`; the line's keys are those of
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from mmembed.errors import ConfigError, InputError
 from mmembed.types import MultimodalInput, Text
 
-__all__ = ["FileItem", "beside", "read_items"]
+__all__ = ["FileItem", "beside", "file_item", "line_value", "lines_of", "read_items"]
 
 
 @dataclass(frozen=True)
@@ -37,25 +38,76 @@ def read_items(path: Path) -> list[FileItem]:
     Raises:
         ConfigError: the file cannot be read, or two lines have the same id.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start:,} is not UTF-8") from None
     items: list[FileItem] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        name, parsed = _parse(line, number)
-        if name in seen:
-            raise ConfigError(f"{path}: lines {seen[name]} and {number} have the same id {name!r}")
-        seen[name] = number
-        if isinstance(parsed, MultimodalInput):
-            parsed = beside(path.parent, parsed)
-        items.append(FileItem(name, parsed))
+    for number, _, line in lines_of(path):
+        entry = file_item(*line_value(line, number), folder=path.parent)
+        if entry.id in seen:
+            raise ConfigError(
+                f"{path}: lines {seen[entry.id]} and {number} have the same id {entry.id!r}"
+            )
+        seen[entry.id] = number
+        items.append(entry)
     return items
+
+
+def lines_of(
+    path: Path,
+    *,
+    offset: int = 0,
+    number: int = 1,
+    also: Callable[[bytes], object] | None = None,
+) -> Iterator[tuple[int, int, str]]:
+    """(line number, byte offset, line) of each line that is not blank, one at a time.
+
+    Args:
+        offset, number: where to begin, as an earlier call gave them.
+        also: is called with the bytes of every line.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            for place, line in enumerate(file, number):
+                if also is not None:
+                    also(line)
+                try:
+                    text = line.decode("utf-8" if offset else "utf-8-sig")
+                except UnicodeDecodeError as error:
+                    first = offset + error.start
+                    raise ConfigError(f"{path}: byte {first:,} is not UTF-8") from None
+                if text.strip():
+                    yield place, offset, text
+                offset += len(line)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def line_value(line: str, number: int, prefix: str = "") -> tuple[str, Any]:
+    """(id, what the line holds without it); an `InputError` when it is not JSON.
+
+    A line that brings no id is called by its number, behind `prefix`.
+    """
+    name = f"{prefix}{number}"
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return name, InputError("invalid_type", f"line {number} is not valid JSON")
+    if isinstance(value, dict):
+        name = str(value.pop("id", name))
+    return name, value
+
+
+def file_item(name: str, value: Any, *, folder: Path) -> FileItem:
+    """The item that `value` describes, with media beside `folder`, or why it is none."""
+    if isinstance(value, InputError):
+        return FileItem(name, value)
+    try:
+        return FileItem(name, beside(folder, MultimodalInput.of(value)))
+    except InputError as error:
+        return FileItem(name, error)
 
 
 def beside(folder: Path, item: MultimodalInput) -> MultimodalInput:
@@ -71,17 +123,3 @@ def beside(folder: Path, item: MultimodalInput) -> MultimodalInput:
         for part in item.parts
     ]
     return replace(item, parts=tuple(parts))
-
-
-def _parse(line: str, number: int) -> tuple[str, MultimodalInput | InputError]:
-    name = str(number)
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return name, InputError("invalid_type", f"line {number} is not valid JSON")
-    if isinstance(value, dict):
-        name = str(value.pop("id", name))
-    try:
-        return name, MultimodalInput.of(value)
-    except InputError as error:
-        return name, error

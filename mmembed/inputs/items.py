@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,11 @@ class Pair:
 
 @dataclass
 class PreparedItem:
-    """One item, ready to be packed. L tokens, P patch rows, V pictures."""
+    """One item, ready to be packed. L tokens, P patch rows, V pictures.
+
+    Arrays may be shared with other items: they are read, never written. `picture_ids` are equal
+    where pictures are known to be equal, because one opened part shows both; None: not known.
+    """
 
     input_ids: np.ndarray  # (L,) int64
     position_ids: np.ndarray  # (3, L) int64
@@ -36,6 +41,7 @@ class PreparedItem:
     grid_thw: np.ndarray | None = None  # (V, 3) int64
     truncated: bool = False
     warnings: tuple[str, ...] = ()
+    picture_ids: tuple[Hashable, ...] | None = None  # V
 
     @property
     def num_tokens(self) -> int:

@@ -137,13 +137,19 @@ def part_name(part: MediaPart) -> PartName:
 
 
 def decode(
-    part: MediaPart, budget: MediaBudget, policy: MediaPolicy, *, name: str | None = None
+    part: MediaPart,
+    budget: MediaBudget,
+    policy: MediaPolicy,
+    *,
+    name: str | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[DecodedMedia]:
     """Decode one part whose source is a file or bytes, in this process, piece by piece.
 
     A PDF gives one piece for each page, so that a time limit can apply to each; everything else
-    gives one. `name` replaces the source in messages (the host of a fetched part). Lists of
-    frames and addresses are the business of `sandbox.MediaDecoder`.
+    gives one. `name` replaces the source in messages (the host of a fetched part); `share` (i, n)
+    asks for the i-th of n shares of the pages. Lists of frames and addresses are the business of
+    `sandbox.MediaDecoder`.
 
     Raises:
         InputError: with part, source and code.
@@ -162,7 +168,7 @@ def decode(
         from mmembed.inputs import documents
 
         with open_media(part.source, policy, "pdf", name=name) as media:
-            yield from documents.decode_pages(media, part, budget, policy)
+            yield from documents.decode_pages(media, part, budget, policy, share=share)
 
 
 def _stored(source: object) -> MediaSource:

@@ -7,35 +7,29 @@ no state inside the model matters. Runs in threads beside the forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from mmembed.errors import InputError
 from mmembed.inputs.items import Pair, PreparedItem
-from mmembed.inputs.media import DecodedMedia, MediaPolicy
-from mmembed.inputs.pictures import (
-    VisionGeometry,
-    flat_positions,
-    on_grid,
-    patchify,
-    rotary_positions,
-)
-from mmembed.inputs.prompt import Placeholder, PromptTemplate, UserText, load_template
+from mmembed.inputs.media import MediaPolicy
+from mmembed.inputs.pictures import VisionGeometry, flat_positions, rotary_positions
+from mmembed.inputs.prompt import Placeholder, PromptTemplate, Run, UserText, load_template
 from mmembed.inputs.sandbox import MediaDecoder
-from mmembed.inputs.sizing import MediaBudget
-from mmembed.inputs.tokens import PromptTokenizer, TokenPlan
-from mmembed.types import Image, MultimodalInput, Page, Role, Text, Video
+from mmembed.inputs.tokens import Outline, PromptTokenizer, TokenPlan
+from mmembed.inputs.visuals import OpenedPart, Visual, VisualReader
+from mmembed.types import MultimodalInput, Role, Text
 
 __all__ = ["ClipFormat", "InputConfig", "Processor", "TokenRange"]
 
 # A clip as one grid of patches, or as one picture for each temporal patch behind its time in words.
 ClipFormat = Literal["grid", "timestamps"]
+Opened = Mapping[int, OpenedPart | InputError]  # by the id of the part
 
 
 class TokenRange(BaseModel):
@@ -75,16 +69,20 @@ class InputConfig(BaseModel):
     geometry: VisionGeometry | None = VisionGeometry()
 
 
+# Prompts without text of their own that are remembered, and the longest of them: 16 MiB at most.
+_MOST_KNOWN = 256
+_LONGEST_KNOWN = 2048
+
+
 @dataclass
 class _Draft:
     """An item between its pictures and its tokens."""
 
-    plan: TokenPlan = field(default_factory=TokenPlan)
     content: list[UserText | Placeholder] = field(default_factory=list)
-    pictures: list[tuple[int, int]] = field(default_factory=list)  # (pad id, tokens) of each
-    patches: list[np.ndarray] = field(default_factory=list)
-    grids: list[np.ndarray] = field(default_factory=list)
+    visuals: list[Visual] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    plan: TokenPlan = field(default_factory=TokenPlan)
+    shape: Hashable = None  # of a prompt that depends on nothing else, where there is one
 
 
 class Processor:
@@ -123,6 +121,9 @@ class Processor:
         self.allow_special_tokens = allow_special_tokens
         media_kinds = ("image", "video") if config.geometry is not None else ()
         self.pad_ids = {kind: self.tokens.control_id(f"<|{kind}_pad|>") for kind in media_kinds}
+        self._known_config = config  # what follows holds for
+        self._outlines: dict[Hashable, Outline] = {}
+        self._known: dict[Hashable, tuple[np.ndarray, np.ndarray]] = {}  # ids, positions
         self.side_files: dict[str, bytes] = {}  # tokenizer and settings files, to save again
 
     def close(self) -> None:
@@ -150,164 +151,113 @@ class Processor:
     ) -> list[PreparedItem | InputError]:
         """One result for each item, in order; a bad item gives its error and harms no other.
 
-        All texts are tokenised in one call. `max_tokens` replaces the config's.
+        All texts are tokenised in one call, and a media part that several items hold is opened
+        once: they share its arrays. `max_tokens` replaces the config's.
         """
+        items = list(items)  # parts are known by identity
+        if self._known_config is not self.config:
+            self._known_config, self._outlines, self._known = self.config, {}, {}
         limit = max_tokens or self.config.max_tokens
-        drafts: list[_Draft | InputError] = []
-        opened: dict[int, _Draft | InputError] = {}
-        for item in items:
+        reader = VisualReader(self.decoder, self.config, self.clip_format)
+        opened = reader.read(
+            part for item in items for part in item.parts if not isinstance(part, Text)
+        )
+        results: list[Any] = [None] * len(items)
+        to_encode: list[tuple[int, _Draft, bool]] = []
+        for position, item in enumerate(items):
             try:
-                drafts.append(
-                    self._draft_pair(item, opened)
-                    if isinstance(item, Pair)
-                    else self._draft(item, role)
-                )
+                draft = self._draft(item, role, opened)
+                known = self._known.get(draft.shape)
+                if known is not None and len(known[0]) <= limit:
+                    results[position] = _prepared(draft, *known)
+                    continue
+                to_encode.append((position, draft, self._fit(draft, limit)))
             except InputError as error:
-                drafts.append(error)
-        chunks = [draft.plan.chunks() for draft in drafts if isinstance(draft, _Draft)]
-        cut: list[bool | InputError] = []
-        for draft in drafts:
-            if isinstance(draft, _Draft):
-                try:
-                    cut.append(self._fit(draft, limit))
-                except InputError as error:
-                    cut.append(error)
+                results[position] = error
+        chunks = [draft.plan.chunks() for _, draft, _ in to_encode]
         encoded = iter(self.tokens.encode([chunk.text for part in chunks for chunk in part]))
-        verdicts = iter(cut)
-        results: list[PreparedItem | InputError] = []
-        for draft in drafts:
-            if isinstance(draft, InputError):
-                results.append(draft)
-                continue
-            ids = [next(encoded) for _ in draft.plan.chunks()]
-            verdict = next(verdicts)
-            results.append(
-                verdict if isinstance(verdict, InputError) else self._finish(draft, ids, verdict)
-            )
+        for (position, draft, truncated), part in zip(to_encode, chunks, strict=True):
+            results[position] = self._finish(draft, [next(encoded) for _ in part], truncated)
         return results
 
-    def _draft(self, item: MultimodalInput, role: Role) -> _Draft:
-        draft = self._open(item)
-        runs = self.config.prompt.render(
-            draft.content, instruction=self._instruction(item), role=role
-        )
-        draft.plan = self.tokens.plan(runs, allow_special_tokens=self.allow_special_tokens)
+    def _draft(self, item: MultimodalInput | Pair, role: Role, opened: Opened) -> _Draft:
+        if not isinstance(item, Pair):
+            draft = self._open(item, opened)
+            instruction = self._instruction(item)
+            contents = [draft.content]
+        else:
+            sides = []
+            for name, side in (("query", item.query), ("document", item.document)):
+                try:
+                    sides.append(self._open(side, opened))
+                except InputError as error:
+                    raise error.at((name,)) from None
+            query, document = sides
+            instruction = self._instruction(item.query)
+            contents = [query.content, document.content]
+            draft = _Draft(
+                visuals=query.visuals + document.visuals,
+                warnings=query.warnings + document.warnings,
+            )
+        draft.plan, prompt = self._plan(contents, instruction, role)
+        if prompt is not None and not any(
+            isinstance(piece, UserText) for content in contents for piece in content
+        ):
+            draft.shape = (prompt, *(visual.grid for visual in draft.visuals))
         return draft
 
-    def _draft_pair(self, pair: Pair, opened: dict[int, _Draft | InputError]) -> _Draft:
-        """`opened` remembers the queries and documents of one call: a query has many documents."""
-        sides = []
-        for name, item in (("query", pair.query), ("document", pair.document)):
-            if id(item) not in opened:
-                try:
-                    opened[id(item)] = self._open(item)
-                except InputError as error:
-                    opened[id(item)] = error
-            side = opened[id(item)]
-            if isinstance(side, InputError):
-                raise side.at((name,))
-            sides.append(side)
-        query, document = sides
-        runs = self.config.prompt.render_pair(
-            query.content, document.content, instruction=self._instruction(pair.query)
-        )
-        return _Draft(
-            self.tokens.plan(runs, allow_special_tokens=self.allow_special_tokens),
-            [],
-            query.pictures + document.pictures,
-            query.patches + document.patches,
-            query.grids + document.grids,
-            query.warnings + document.warnings,
-        )
+    def _plan(
+        self, contents: Sequence[list[UserText | Placeholder]], instruction: str | None, role: Role
+    ) -> tuple[TokenPlan, Hashable]:
+        """The plan of a prompt, and what it depends on but for texts and sizes of pictures.
 
-    def _open(self, item: MultimodalInput) -> _Draft:
-        """The item's content, its media decoded and resized, without a prompt round it."""
+        What does not depend on the texts is rendered once for all prompts that are alike.
+        """
+        texts = [piece for content in contents for piece in content if isinstance(piece, UserText)]
+        if self.allow_special_tokens or not all(piece.text for piece in texts):
+            runs = self._render(contents, instruction, role)
+            special = self.allow_special_tokens
+            return self.tokens.plan(runs, allow_special_tokens=special), None
+        kinds = tuple(
+            tuple(
+                piece.medium if isinstance(piece, Placeholder) else piece.body for piece in content
+            )
+            for content in contents
+        )
+        prompt = (role, instruction, kinds)
+        outline = self._outlines.get(prompt)
+        if outline is None:
+            outline = self.tokens.outline(self._render(contents, instruction, role), texts)
+            if len(self._outlines) >= _MOST_KNOWN:
+                self._outlines.clear()
+            self._outlines[prompt] = outline
+        return self.tokens.fill(outline, [piece.text for piece in texts]), prompt
+
+    def _render(
+        self, contents: Sequence[list[UserText | Placeholder]], instruction: str | None, role: Role
+    ) -> list[Run]:
+        template = self.config.prompt
+        if len(contents) == 1:
+            return template.render(contents[0], instruction=instruction, role=role)
+        return template.render_pair(*contents, instruction=instruction)
+
+    def _open(self, item: MultimodalInput, opened: Opened) -> _Draft:
+        """The item's content, without a prompt round it."""
         draft = _Draft()
-        as_images = self.config.prompt.video_as == "images"
         for part in item.parts:
             if isinstance(part, Text):
                 draft.content.append(UserText(self._checked(part.text)))
                 continue
-            as_clip = isinstance(part, Video) and not as_images
-            geometry = self._geometry(part, as_clip)
-            budget = self._budget(part, geometry)
-            decoded = self.decoder.decode(part, budget)
-            draft.warnings.extend(decoded.warnings)
-            medium: Literal["image", "video"] = "video" if as_clip else "image"
-            for frames, time in self._groups(decoded, budget, geometry, as_clip):
-                patches, grid = patchify(frames, geometry)
-                draft.patches.append(patches)
-                draft.grids.append(grid)
-                count = len(patches) // geometry.merge_size**2
-                draft.pictures.append((self.pad_ids[medium], count))
-                if time is not None:
-                    draft.content.append(UserText(f"<{time:.1f} seconds>", body=False))
-                draft.content.append(Placeholder(medium))
+            shown = opened[id(part)]
+            if isinstance(shown, InputError):
+                raise shown
+            draft.warnings.extend(shown.warnings)
+            for visual in shown.visuals:
+                if visual.time is not None:
+                    draft.content.append(UserText(f"<{visual.time:.1f} seconds>", body=False))
+                draft.content.append(Placeholder(visual.medium))
+            draft.visuals.extend(shown.visuals)
         return draft
-
-    def _geometry(self, part: Image | Video | Page, as_clip: bool) -> VisionGeometry:
-        """The geometry of this part's pictures, after refusing what the model cannot take."""
-        kind = "image" if isinstance(part, Image) else "video" if isinstance(part, Video) else "pdf"
-        if self.config.geometry is None:
-            raise InputError(
-                "unsupported_format",
-                "this model takes text only; give text, or load a model with a vision tower",
-                part=kind,
-            )
-        if as_clip and self.clip_format is None:
-            raise InputError(
-                "unsupported_format",
-                "mmembed gives this model clips as single frames only; set the prompt's video_as "
-                "to 'images'",
-                part=kind,
-            )
-        return self.config.geometry
-
-    def _groups(
-        self, decoded: DecodedMedia, budget: MediaBudget, geometry: VisionGeometry, as_clip: bool
-    ) -> list[tuple[list[Tensor], float | None]]:
-        """Frames on the grid, grouped into what one placeholder stands for.
-
-        Each group has the time in seconds that is written in front of it, or None.
-        """
-        frames = on_grid(
-            decoded.frames, budget, twice=self.config.resize_passes == 2, together=as_clip
-        )
-        if not as_clip:
-            return [([frame], None) for frame in frames]
-        if self.clip_format == "grid":
-            return [(frames, None)]
-        depth, times = geometry.temporal_patch_size, decoded.timestamps
-        groups: list[tuple[list[Tensor], float | None]] = []
-        for begin in range(0, len(frames), depth):
-            end = min(begin + depth, len(frames))
-            groups.append((frames[begin:end], (times[begin] + times[end - 1]) / 2))
-        return groups
-
-    def _budget(self, part: Image | Video | Page, geometry: VisionGeometry) -> MediaBudget:
-        config = self.config
-        default = (
-            config.image_tokens
-            if isinstance(part, Image)
-            else config.frame_tokens
-            if isinstance(part, Video)
-            else config.page_tokens
-        )
-        most = part.max_tokens or default.max
-        least = getattr(part, "min_tokens", None) or min(default.min, most)
-        if least > most:
-            raise InputError(
-                "invalid_type",
-                f"min_tokens {least} is greater than max_tokens {most}",
-                part="image",
-            )
-        area = geometry.factor**2
-        return MediaBudget(
-            min_pixels=least * area,
-            max_pixels=most * area,
-            factor=geometry.factor,
-            num_frames=config.num_frames,
-        )
 
     def _instruction(self, item: MultimodalInput) -> str | None:
         return None if item.instruction is None else self._checked(item.instruction)
@@ -327,7 +277,7 @@ class Processor:
         return text
 
     def _fit(self, draft: _Draft, max_tokens: int) -> bool:
-        visual = sum(count for _, count in draft.pictures)
+        visual = sum(one.num_tokens for one in draft.visuals)
         room = max_tokens - visual - draft.plan.fixed_tokens
         # a token is at least one byte, and normalisation makes at most 12 bytes of a character
         if sum(len(chunk.text) for chunk in draft.plan.chunks()) * 12 <= room:
@@ -335,8 +285,6 @@ class Processor:
         try:
             return self.tokens.shorten(draft.plan, room)
         except InputError as error:
-            for body in draft.plan.bodies():
-                body.keep = 0
             raise InputError(
                 error.code,
                 f"{error.detail} (max_tokens is {max_tokens:,}, pictures take {visual:,})",
@@ -346,23 +294,47 @@ class Processor:
     def _finish(
         self, draft: _Draft, encoded: Sequence[Sequence[int]], truncated: bool
     ) -> PreparedItem | InputError:
-        ids = self.tokens.ids(draft.plan, encoded, draft.pictures)
+        pads = [(self.pad_ids[visual.medium], visual.num_tokens) for visual in draft.visuals]
+        ids = self.tokens.ids(draft.plan, encoded, pads)
         if not len(ids):
             return InputError(
                 "empty", "the prompt has no token; this template needs some text", part="text"
             )
         geometry = self.config.geometry
-        grids = np.stack(draft.grids) if draft.grids else None
-        if grids is None or geometry is None or self.config.position_ids == "flat":
+        if not pads or geometry is None or self.config.position_ids == "flat":
             positions = flat_positions(len(ids))
         else:
-            visual = np.isin(ids, list(self.pad_ids.values()))
-            positions = rotary_positions(visual, grids, geometry.merge_size)
-        return PreparedItem(
-            input_ids=ids,
-            position_ids=positions,
-            patches=np.concatenate(draft.patches) if draft.patches else None,
-            grid_thw=grids,
-            truncated=truncated,
-            warnings=tuple(draft.warnings),
-        )
+            shown = np.zeros(len(ids), dtype=bool)
+            for pad in self.pad_ids.values():
+                shown |= ids == pad
+            grids = np.array([visual.grid for visual in draft.visuals])
+            positions = rotary_positions(shown, grids, geometry.merge_size)
+        if draft.shape is not None and not truncated and len(ids) <= _LONGEST_KNOWN:
+            for array in (ids, positions):  # items share them from now on
+                array.flags.writeable = False
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[draft.shape] = ids, positions
+        return _prepared(draft, ids, positions, truncated)
+
+
+def _prepared(
+    draft: _Draft, ids: np.ndarray, positions: np.ndarray, truncated: bool = False
+) -> PreparedItem:
+    visuals = draft.visuals
+    if not visuals:
+        patches = grids = None
+    else:
+        grids = np.array([visual.grid for visual in visuals], dtype=np.int64)
+        patches = visuals[0].patches
+        if len(visuals) > 1:
+            patches = np.concatenate([visual.patches for visual in visuals])
+    return PreparedItem(
+        input_ids=ids,
+        position_ids=positions,
+        patches=patches,
+        grid_thw=grids,
+        truncated=truncated,
+        warnings=tuple(draft.warnings),
+        picture_ids=tuple(visual.key for visual in visuals) if visuals else None,
+    )

@@ -1,10 +1,11 @@
 """The default video reader: FFmpeg through PyAV, frames by time stamp.
 
 Called by `video.decode_video`. FFmpeg reads our own opened file and never sees a name or an
-address, so a playlist cannot lead it anywhere. A first pass lists the packets that are really
-there (headers lie about counts, rates and durations); the second decodes what leads to the chosen
-frames and scales those to the size that the model reads. Groups of pictures without a chosen
-frame are read but not decoded, which gives what seeking gives without depending on an index.
+address, so a playlist cannot lead it anywhere. A first pass (`video_packets`) lists the packets
+that are really there; the second decodes what leads to the chosen frames and scales those
+(`frame_scaling`). Groups of pictures without a chosen frame are jumped over or read without
+decoding, and pictures that nothing depends on are skipped: the frames are those that decoding
+everything gives. One thread decodes a clip: more gain little on one clip and cost more in all.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from mmembed.errors import InputErrorCode
 from mmembed.inputs.containers import open_container, video_stream
-from mmembed.inputs.images import boxes_overrun
+from mmembed.inputs.frame_scaling import FrameScaler
 from mmembed.inputs.media import DecodedMedia, MediaFile, MediaPolicy
-from mmembed.inputs.sampling import choose_frames
+from mmembed.inputs.sampling import choose_frames, choose_key_frames
 from mmembed.inputs.sizing import MediaBudget, check_aspect_ratio
+from mmembed.inputs.video_packets import LostPlaceError, Packets, scan_packets, walk_packets
 from mmembed.types import Video
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 __all__ = ["decode_with_pyav"]
+
+T = TypeVar("T")
 
 # Samples of these containers are whole pictures, so one can be skipped without harming another.
 _WHOLE_SAMPLES = ("mov", "matroska", "ivf")
@@ -46,15 +50,6 @@ class _Claims:
     cut_packet: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Packet:
-    """What is known of a compressed picture without decoding it; in decode order."""
-
-    pts: int | None
-    key: bool
-    damaged: bool
-
-
 def decode_with_pyav(
     media: MediaFile, part: Video, budget: MediaBudget, policy: MediaPolicy
 ) -> DecodedMedia:
@@ -64,23 +59,36 @@ def decode_with_pyav(
         media.check_pixels(context.width, context.height, policy)
         if context.width and context.height:
             check_aspect_ratio(context.height, context.width)
-        packets = _scan(media, container, stream)
+        packets = scan_packets(media, container, stream)
         claims = _claims(media, container, stream)
-        clip = _Clip(media, policy, budget, packets)
+        clip = _Clip(media, packets, FrameScaler(media, policy, budget))
         time_base = float(stream.time_base) if stream.time_base else 0.0
         rate = float(stream.average_rate or stream.guessed_rate or 25)
     notes: list[str] = []
+    total = len(packets)
+    timed = packets.has_usable_times()
+    stamps = np.unique(packets.stamps[packets.usable]) if timed else np.arange(total)
+    times = (stamps - stamps[0]) * time_base if timed else stamps / rate
     found: list[tuple[float, np.ndarray]]
-    if _has_usable_times(packets):
-        stamps = sorted({p.pts for p in packets if p.pts is not None and not p.damaged})
-        times = [(stamp - stamps[0]) * time_base for stamp in stamps]
+    if part.sampling == "keyframes":
+        fit = packets.usable if timed else ~packets.damaged
+        keys = np.array([key.index for key in packets.keys if fit[key.index]], np.int64)
+        if not len(keys):
+            raise media.error(
+                "no_frames", "no picture is marked as a key frame; use sampling='uniform'"
+            )
+        places = np.searchsorted(stamps, packets.stamps[keys]) if timed else keys
+        chosen = choose_key_frames(times, places, part, budget, policy, notes)
+        time_of = {int(keys[number]): float(times[places[number]]) for number in chosen}
+        found = [(time_of[index], frame) for index, frame in clip.key_frames(sorted(time_of))]
+        found.sort(key=lambda timed_frame: timed_frame[0])
+    elif timed:
         chosen = choose_frames(times, part, budget, policy, notes)
-        taken = clip.frames_at([stamps[index] for index in chosen])
-        found = [((stamp - stamps[0]) * time_base, frame) for stamp, frame in taken]
+        taken = clip.frames_at(stamps[chosen].tolist())
+        found = [((stamp - int(stamps[0])) * time_base, frame) for stamp, frame in taken]
     else:
-        total = len(packets)
         for _ in range(2):  # again when some packets gave no picture of their own
-            times = [index / rate for index in range(total)]
+            times = np.arange(total) / rate
             chosen = choose_frames(times, part, budget, policy, notes)
             found = [(index / rate, frame) for index, frame in clip.frames_numbered(chosen)]
             if clip.num_decoded in {0, total}:
@@ -89,7 +97,7 @@ def decode_with_pyav(
     if not found:
         code: InputErrorCode = "truncated" if claims.num_frames > len(packets) else "corrupt"
         raise media.error(code, "not one frame of the clip can be decoded")
-    _report_losses(media, clip, claims, times[-1], policy, notes)
+    _report_losses(media, clip, claims, float(times[-1]), policy, notes)
     return DecodedMedia(
         frames=tuple(frame for _, frame in found),
         timestamps=tuple(round(time, 6) for time, _ in found),
@@ -106,7 +114,7 @@ def _report_losses(
     notes: list[str],
 ) -> None:
     """Compare what was read with what the header and the container promise."""
-    intact = sum(not packet.damaged for packet in clip.packets)
+    intact = int((~clip.packets.damaged).sum())
     expected = max(claims.num_frames, len(clip.packets))
     code: InputErrorCode = "truncated"
     if intact < expected:
@@ -125,31 +133,6 @@ def _report_losses(
     notes.append(text)
 
 
-def _scan(media: MediaFile, container: InputContainer, stream: Any) -> list[_Packet]:
-    """All packets of the stream that are meant to be shown."""
-    import av.error
-
-    packets: list[_Packet] = []
-    num_hidden = 0
-    try:
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard:
-                packets.append(_Packet(packet.pts, packet.is_keyframe, packet.is_corrupt))
-            elif packet.size:
-                num_hidden += 1
-    except (av.error.FFmpegError, OSError, EOFError):
-        pass  # what was read so far is what there is; the claims tell the loss
-    if num_hidden > len(packets) and stream.time_base >= 1:
-        # a track without a time scale hides nearly all frames behind its edit list
-        raise media.error("corrupt", "the track has no usable time scale")
-    if not packets:
-        code: InputErrorCode = "truncated" if stream.frames or boxes_overrun(media) else "no_frames"
-        raise media.error(code, "the video stream holds no frames")
-    if all(packet.damaged for packet in packets):
-        raise media.error("corrupt", "every frame of the clip is damaged")
-    return packets
-
-
 def _claims(media: MediaFile, container: InputContainer, stream: Any) -> _Claims:
     seconds = 0.0
     match = re.match(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # Matroska
@@ -160,11 +143,6 @@ def _claims(media: MediaFile, container: InputContainer, stream: Any) -> _Claims
     return _Claims(stream.frames, seconds, is_stream and media.size % 188 != 0)
 
 
-def _has_usable_times(packets: Sequence[_Packet]) -> bool:
-    stamps = [p.pts for p in packets if p.pts is not None and not p.damaged]
-    return len(set(stamps)) > len(packets) // 2 and len(stamps) >= len(packets) * 0.9
-
-
 class _Clip:
     """The second pass over a clip: decode what leads to the chosen frames, scale, keep those.
 
@@ -173,24 +151,18 @@ class _Clip:
         num_errors: packets that the decoder refused in the last pass.
     """
 
-    def __init__(
-        self,
-        media: MediaFile,
-        policy: MediaPolicy,
-        budget: MediaBudget,
-        packets: Sequence[_Packet],
-    ) -> None:
+    def __init__(self, media: MediaFile, packets: Packets, scaled: FrameScaler) -> None:
         self.media = media
-        self.policy = policy
-        self.budget = budget
         self.packets = packets
         self.num_decoded = 0
         self.num_errors = 0
+        self._scaled = scaled
+        self._jumps = True
 
     def frames_at(self, stamps: Sequence[int]) -> list[tuple[int, np.ndarray]]:
         """(time stamp, frame) nearest to each stamp, in order."""
         wanted = sorted(set(stamps))
-        frames, exact = self._collect(wanted, sparse=True)
+        frames, exact = self._settled(lambda: self._collect(wanted, sparse=True))
         if not exact:
             # a damaged or unusual stream: trust no key frame, decode everything in order
             frames, _ = self._collect(wanted, sparse=False)
@@ -202,7 +174,7 @@ class _Clip:
         wanted = set(numbers)
         number = -1
         last = None
-        for number, frame in enumerate(self._decoded(lambda index: True)):
+        for number, frame in enumerate(self._decoded(lambda: -1)):
             if number in wanted:
                 kept[number] = self._scaled(frame)
             last = frame
@@ -211,98 +183,100 @@ class _Clip:
             kept[numbers[-1]] = self._scaled(last)
         return [(number, kept[number]) for number in numbers if number in kept]
 
+    def key_frames(self, indices: Sequence[int]) -> list[tuple[int, np.ndarray]]:
+        """(packet index, frame) of these key frames, ascending; nothing else is decoded."""
+        return self._settled(lambda: list(self._decoded_alone(indices)))
+
+    def _settled(self, collect: Callable[[], T]) -> T:
+        """What `collect` returns; again without jumps when one led to an unknown place."""
+        try:
+            return collect()
+        except LostPlaceError:
+            self._jumps = False
+            return collect()
+
+    def _decoded_alone(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        self.num_errors = 0
+        pending = list(reversed(indices))
+        with open_container(self.media) as container:
+            stream = video_stream(self.media, container)
+            context = stream.codec_context
+            walk = walk_packets(
+                container, stream, self.packets, lambda: pending[-1], jump=self._jumps
+            )
+            for index, packet, _ in walk:
+                if index != pending[-1] or packet.is_discard:
+                    continue
+                num_errors = self.num_errors
+                frames = [*self._pictures(context, packet), *self._pictures(context, None)]
+                context.flush_buffers()
+                self.num_errors = num_errors + (not frames or frames[0].is_corrupt)
+                if frames:
+                    yield index, self._scaled(frames[0])
+                pending.pop()
+                if not pending:
+                    return
+
     def _collect(
         self, wanted: list[int], *, sparse: bool
     ) -> tuple[dict[int, tuple[int, np.ndarray]], bool]:
         """Nearest frame for each wanted stamp, and whether each was hit exactly."""
         frames: dict[int, tuple[int, np.ndarray]] = {}
-        pending = list(wanted)
-        chains = self._chains(wanted) if sparse else {}
+        starts = [self.packets.start_for(stamp) if sparse else -1 for stamp in wanted]
+        for number in reversed(range(len(starts) - 1)):
+            starts[number] = min(starts[number : number + 2])
+        num_found = 0
         exact = True
         previous: Any = None
 
-        def needed(index: int) -> bool:
-            return not sparse or any(chains[stamp] <= index for stamp in pending)
-
-        def keep(stamp: int, frame: Any) -> None:
-            nonlocal exact
+        def keep(frame: Any) -> None:
+            nonlocal exact, num_found
+            stamp = wanted[num_found]
             exact = exact and _stamp(frame) == stamp and not frame.is_corrupt
             frames[stamp] = (_stamp(frame), self._scaled(frame))
+            num_found += 1
 
-        for frame in self._decoded(needed, set(wanted) if sparse else None):
+        for frame in self._decoded(lambda: starts[num_found], set(wanted) if sparse else None):
             stamp = _stamp(frame)
             if stamp is None:
                 continue
-            while pending and stamp >= pending[0]:
+            while num_found < len(wanted) and stamp >= wanted[num_found]:
                 earlier = previous is not None and (
-                    pending[0] - _stamp(previous) < stamp - pending[0]
+                    wanted[num_found] - _stamp(previous) < stamp - wanted[num_found]
                 )
-                keep(pending.pop(0), previous if earlier else frame)
-            if not pending:
+                keep(previous if earlier else frame)
+            if num_found == len(wanted):
                 break
             previous = frame
-        for stamp in pending:
+        while num_found < len(wanted):
             if previous is None:
                 exact = False
                 break
-            keep(stamp, previous)
+            keep(previous)
         return frames, exact
 
-    def _chains(self, wanted: Sequence[int]) -> dict[int, int]:
-        """For each stamp the packet index at which decoding must begin.
-
-        That is the last key frame before it in decode order that is also displayed before it:
-        pictures displayed before a key frame but stored after it depend on the group before.
-        """
-        targets = set(wanted)
-        chains: dict[int, int] = {}
-        keys: list[tuple[int, int]] = []
-        for index, packet in enumerate(self.packets):
-            if packet.key and packet.pts is not None:
-                keys.append((index, packet.pts))
-            if packet.pts in targets and packet.pts not in chains:
-                chains[packet.pts] = next(
-                    (start for start, shown in reversed(keys) if shown <= packet.pts), 0
-                )
-        return chains
-
     def _decoded(
-        self, needed: Callable[[int], bool], wanted: set[int] | None = None
+        self, begin: Callable[[], int], wanted: set[int] | None = None
     ) -> Iterator[av.VideoFrame]:
-        """Pictures in order of display, from the packets that are needed.
+        """Pictures in order of display, from packet `begin()` on; it may move on meanwhile.
 
         With `wanted`, pictures that nothing depends on are not decoded unless wanted themselves.
         """
-        import av.error
-
         self.num_errors = 0
         with open_container(self.media) as container:
             stream = video_stream(self.media, container)
             context = stream.codec_context
             skips = wanted is not None and container.format.name.startswith(_WHOLE_SAMPLES)
-            index, idle = -1, True
-            packets = container.demux(stream)
-            while True:
-                try:
-                    packet = next(packets)
-                except (StopIteration, av.error.FFmpegError, OSError, EOFError):
-                    break
-                if not packet.size:
-                    break
-                if not packet.is_discard:
-                    index += 1
-                if not needed(index):
-                    idle = True
-                    continue
-                if idle and index > 0:
+            skipping = False
+            walk = walk_packets(container, stream, self.packets, begin, jump=self._jumps)
+            for _, packet, follows in walk:
+                if not follows:
                     context.flush_buffers()
-                idle = False
-                if skips:
-                    plain = packet.pts is None or packet.pts in wanted  # type: ignore[operator]
-                    context.skip_frame = "DEFAULT" if plain else "NONREF"
+                if skips and skipping is (packet.pts is None or packet.pts in wanted):  # type: ignore[operator]
+                    skipping = not skipping
+                    context.skip_frame = "NONREF" if skipping else "DEFAULT"
                 yield from self._pictures(context, packet)
-            if not idle:
-                yield from self._pictures(context, None)
+            yield from self._pictures(context, None)
 
     def _pictures(self, context: Any, packet: Any) -> Iterator[av.VideoFrame]:
         import av.error
@@ -316,52 +290,6 @@ class _Clip:
         except (av.error.FFmpegError, OSError, EOFError, ValueError):
             self.num_errors += 1
 
-    def _scaled(self, frame: Any) -> np.ndarray:
-        """Upright RGB at the size that the budget asks for, scaled by FFmpeg in one step."""
-        self.media.check_pixels(frame.width, frame.height, self.policy)
-        swap, flip_x, flip_y = _display_moves(frame)
-        height, width = float(frame.height), float(frame.width)
-        aspect = _pixel_aspect(frame)
-        width *= aspect
-        rows, columns = self.budget.resize(*((width, height) if swap else (height, width)))
-        if swap:
-            rows, columns = columns, rows
-        picture = frame.reformat(
-            width=columns, height=rows, format="rgb24", interpolation="BICUBIC"
-        ).to_ndarray()
-        if swap:
-            picture = picture.swapaxes(0, 1)
-        if flip_x:
-            picture = picture[:, ::-1]
-        if flip_y:
-            picture = picture[::-1]
-        return np.ascontiguousarray(picture)
-
 
 def _stamp(frame: Any) -> Any:
     return frame.pts if frame.pts is not None else frame.dts
-
-
-def _pixel_aspect(frame: Any) -> float:
-    """Width of a pixel by its height; values no camera writes are taken as 1."""
-    ratio = getattr(frame, "sample_aspect_ratio", None)
-    value = float(ratio) if ratio else 1.0
-    return value if 0.1 <= value <= 10.0 else 1.0
-
-
-def _display_moves(frame: Any) -> tuple[bool, bool, bool]:
-    """What the display matrix asks for: swap rows and columns, then mirror x, then mirror y.
-
-    The matrix maps stored (x, y) to shown (a x + c y, b x + d y), in 16.16 fixed point
-    (ISO/IEC 14496-12, 6.2.2). Cameras write multiples of 90 degrees and mirrors; others are
-    rounded to the nearest of these.
-    """
-    from av.sidedata.sidedata import Type
-
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
-    if data is None:
-        return False, False, False
-    a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return False, a < 0, d < 0
-    return True, c < 0, b < 0

@@ -22,7 +22,14 @@ from mmembed.inputs.sizing import (
 )
 from mmembed.types import Video
 
-__all__ = ["FRAME_LIST_FPS", "check_sampling", "choose_frames", "frame_count", "select_from_list"]
+__all__ = [
+    "FRAME_LIST_FPS",
+    "check_sampling",
+    "choose_frames",
+    "choose_key_frames",
+    "frame_count",
+    "select_from_list",
+]
 
 FRAME_LIST_FPS = 2.0  # the rate that qwen_vl_utils assumes for a list of frames (sample_fps)
 
@@ -30,7 +37,9 @@ FRAME_LIST_FPS = 2.0  # the rate that qwen_vl_utils assumes for a list of frames
 def check_sampling(part: Video) -> None:
     """Refuse options that contradict each other or mean nothing (`invalid_type`)."""
     problem = None
-    if part.fps is not None and part.num_frames is not None:
+    if part.sampling not in {"uniform", "keyframes"}:
+        problem = f"sampling is {part.sampling!r}; it must be 'uniform' or 'keyframes'"
+    elif part.fps is not None and part.num_frames is not None:
         problem = "give fps or num_frames, not both"
     elif part.fps is not None and not (math.isfinite(part.fps) and part.fps > 0):
         problem = f"fps is {part.fps}; it must be above 0"
@@ -105,20 +114,73 @@ def select_from_list(part: Video, total: int, policy: MediaPolicy) -> list[int]:
 
 
 def choose_frames(
-    times: Sequence[float],
+    times: Sequence[float] | np.ndarray,
     part: Video,
     budget: MediaBudget,
     policy: MediaPolicy,
     notes: list[str],
 ) -> list[int]:
     """Indices of the frames to take, from the times of all frames (ascending, first one 0)."""
+    first, last = _window(times, part)
+    available = last - first + 1
+    span = times[last] - times[first]
+    rate = (available - 1) / span if span > 0 else 1.0
+    count = frame_count(
+        part,
+        available=available,
+        video_fps=rate,
+        default=budget.num_frames,
+        policy=policy,
+        notes=notes,
+    )
+    if count == available:
+        return list(range(first, last + 1))
+    # of all frames, so that ties fall on the same frame whatever the window
+    return nearest_frames(times, frame_times(times[first], times[last], count))
+
+
+def choose_key_frames(
+    times: Sequence[float] | np.ndarray,
+    keys: np.ndarray,
+    part: Video,
+    budget: MediaBudget,
+    policy: MediaPolicy,
+    notes: list[str],
+) -> list[int]:
+    """Which of the key frames to take: the nearest to each frame of `choose_frames`, each once.
+
+    Of those inside the window; when there is none, the last before it. Fewer frames than asked
+    for are told in `notes`.
+
+    Args:
+        keys: int (n,), the index in `times` of each key frame.
+
+    Returns:
+        Indices into `keys`.
+    """
+    wanted = choose_frames(times, part, budget, policy, notes)
+    first, last = _window(times, part)
+    order = np.argsort(keys, kind="stable")
+    inside = order[(keys[order] >= first) & (keys[order] <= last)]
+    if not len(inside):
+        before = order[keys[order] < first]
+        inside = before[-1:] if len(before) else order[:1]
+    moments = np.asarray(times)
+    nearest = nearest_frames(moments[keys[inside]], moments[wanted])
+    chosen = inside[np.unique(nearest)].tolist()
+    if len(chosen) < len(wanted):
+        notes.append(f"took {len(chosen)} key frames for {len(wanted)} frames")
+    return chosen
+
+
+def _window(times: Sequence[float] | np.ndarray, part: Video) -> tuple[int, int]:
+    """Index of the first and last frame between `start` and `end`."""
     start = part.start or 0.0
-    inside = [
-        index
-        for index, time in enumerate(times)
-        if time >= start - 1e-6 and (part.end is None or time <= part.end + 1e-6)
-    ]
-    if not inside:
+    first = int(np.searchsorted(times, start - 1e-6))
+    last = len(times) - 1
+    if part.end is not None:
+        last = int(np.searchsorted(times, part.end + 1e-6, side="right")) - 1
+    if first > last:
         if start > times[-1] + 1.0:
             raise InputError(
                 "no_frames",
@@ -126,19 +188,5 @@ def choose_frames(
                 part="video",
             )
         # a window between two frames shows the earlier one
-        return [max(0, int(np.searchsorted(times, start, side="right")) - 1)]
-    window = [times[index] for index in inside]
-    span = window[-1] - window[0]
-    rate = (len(window) - 1) / span if span > 0 else 1.0
-    count = frame_count(
-        part,
-        available=len(inside),
-        video_fps=rate,
-        default=budget.num_frames,
-        policy=policy,
-        notes=notes,
-    )
-    if count == len(inside):
-        return inside
-    # of all frames, so that ties fall on the same frame whatever the window
-    return nearest_frames(list(times), frame_times(window[0], window[-1], count))
+        first = last = max(0, int(np.searchsorted(times, start, side="right")) - 1)
+    return first, last

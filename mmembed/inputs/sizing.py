@@ -9,6 +9,7 @@ never be used is refused from its header. The rules are those of qwen_vl_utils 0
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,7 +132,9 @@ def frame_times(first: float, last: float, count: int) -> list[float]:
     return [float(time) for time in np.linspace(first, last, count)]
 
 
-def nearest_frames(times: list[float], targets: list[float]) -> list[int]:
+def nearest_frames(
+    times: Sequence[float] | np.ndarray, targets: Sequence[float] | np.ndarray
+) -> list[int]:
     """For each target the index of the frame nearest in time; `times` must ascend.
 
     Halfway between two frames the even index wins, so that a clip of constant frame rate gives

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from mmembed.errors import ConfigError, InputError
 from mmembed.inputs.prompt import Literals, Placeholder, Run, UserText
 
-__all__ = ["PromptTokenizer", "TokenPlan"]
+__all__ = ["Outline", "PromptTokenizer", "TokenPlan"]
 
 # A first cut in characters, so that a megabyte of text costs no megabyte of tokenisation. Ordinary
 # text has 1.5 (Chinese) to 5 (English) characters a token; a cut that was too tight is widened.
@@ -77,6 +77,12 @@ class TokenPlan:
         return sum(1 for piece in self.pieces if isinstance(piece, int))
 
 
+# A control id, a picture, or characters and whether they are a body: themselves, or which of the
+# texts that fill an outline.
+_Step = int | Placeholder | tuple[str | int, bool]
+Outline = tuple[_Step, ...]
+
+
 class PromptTokenizer:
     """Two views of one `tokenizers.Tokenizer`: its control tokens, and plain characters."""
 
@@ -111,18 +117,24 @@ class PromptTokenizer:
             InputError: `invalid_text`: with `allow_special_tokens`, a text that stands for a
                 picture nobody gave.
         """
-        plan = TokenPlan()
+        return _assemble(self._steps(runs, {}, allow_special_tokens))
 
-        def chunk() -> _Chunk:
-            if not plan.pieces or not isinstance(plan.pieces[-1], _Chunk):
-                plan.pieces.append(_Chunk())
-            last = plan.pieces[-1]
-            assert isinstance(last, _Chunk)
-            return last
+    def outline(self, runs: Sequence[Run], texts: Sequence[UserText]) -> Outline:
+        """What `fill` makes a plan of, for runs that hold these texts, which may change."""
+        return tuple(self._steps(runs, {id(text): at for at, text in enumerate(texts)}, False))
 
+    def fill(self, outline: Outline, texts: Sequence[str]) -> TokenPlan:
+        """As `plan`, for the runs of the outline with these texts; none of them is empty."""
+        return _assemble(outline, texts)
+
+    def _steps(
+        self, runs: Sequence[Run], holes: Mapping[int, int], allow_special_tokens: bool
+    ) -> Iterator[_Step]:
         for run in runs:
             if isinstance(run, Placeholder):
-                plan.pieces.append(run)
+                yield run
+            elif id(run) in holes:
+                yield holes[id(run)], _is_body(run)
             elif isinstance(run, Literals) or allow_special_tokens:
                 for piece in self._split.split(run.text):
                     if piece in _PADS and isinstance(run, UserText):
@@ -133,12 +145,11 @@ class PromptTokenizer:
                             part="text",
                         )
                     if piece in self._control:
-                        plan.pieces.append(self._control[piece])
+                        yield self._control[piece]
                     elif piece:
-                        chunk().append(piece, is_body=_is_body(run))
+                        yield piece, _is_body(run)
             else:
-                chunk().append(run.text, is_body=run.body)
-        return plan
+                yield run.text, run.body
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of plain texts, in one batched call; short template pieces are remembered."""
@@ -227,6 +238,23 @@ class PromptTokenizer:
             else:
                 out.extend(next(texts))
         return np.asarray(out, dtype=np.int64)
+
+
+def _assemble(steps: Iterable[_Step], texts: Sequence[str] = ()) -> TokenPlan:
+    """Neighbouring characters are one chunk."""
+    pieces: list[int | _Chunk | Placeholder] = []
+    chunk: _Chunk | None = None
+    for step in steps:
+        if not isinstance(step, tuple):
+            pieces.append(step)
+            chunk = None
+            continue
+        if chunk is None:
+            chunk = _Chunk()
+            pieces.append(chunk)
+        text, is_body = step
+        chunk.append(texts[text] if isinstance(text, int) else text, is_body=is_body)
+    return TokenPlan(pieces)
 
 
 def _is_body(run: Literals | UserText) -> bool:

@@ -65,8 +65,10 @@ def policy_request(policy: MediaPolicy, shared: tuple[int, int, int] | None) -> 
     return {"policy": values, "shared": shared}, b""
 
 
-def decode_request(part: MediaPart, budget: MediaBudget, name: str | None) -> Message:
-    """Ask for the pictures of a part whose source is a file or bytes."""
+def decode_request(
+    part: MediaPart, budget: MediaBudget, name: str | None, share: tuple[int, int] = (0, 1)
+) -> Message:
+    """Ask for the pictures of a part whose source is a file or bytes; `share` (i, n): of a PDF."""
     source, body = _describe_source(part.source)
     options = {
         field.name: getattr(part, field.name) for field in fields(part) if field.name != "source"
@@ -78,6 +80,7 @@ def decode_request(part: MediaPart, budget: MediaBudget, name: str | None) -> Me
         "options": options,
         "budget": vars(budget),
         "name": name,
+        "share": share,
     }
     return header, body
 
@@ -185,7 +188,8 @@ def _answers(
     if operation == "decode":
         part = _KINDS[header["kind"]](source, **header["options"])
         budget = MediaBudget(**header["budget"])
-        pieces = decode(part, budget, policy, name=header["name"])
+        share = tuple(header["share"])
+        pieces = decode(part, budget, policy, name=header["name"], share=share)
         if header["kind"] == "pdf":
             for piece in pieces:
                 yield _describe_media(piece, done=False), piece.frames

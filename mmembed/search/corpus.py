@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mmembed.errors import ConfigError, InputError, MissingDependencyError
-from mmembed.search.content import content_key, hash_file
-from mmembed.search.durable import write_atomically
 from mmembed.search.index import ExactIndex, Row
 from mmembed.search.segments import Segment, Segmentation, cut_file
-from mmembed.search.store import check_space
 from mmembed.search.summary import Failure, IndexSummary, Progress
 from mmembed.search.walk import Walk, walk
+from mmembed.store.content import content_key, hash_file
+from mmembed.store.durable import write_atomically
+from mmembed.store.vectors import check_space
 
 if TYPE_CHECKING:
     from mmembed.inputs.sandbox import MediaDecoder

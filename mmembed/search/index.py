@@ -26,8 +26,8 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import numpy as np
 
 from mmembed.errors import ConfigError, StoreError
-from mmembed.search.durable import dump_record, lock_folder, read_record, write_atomically
-from mmembed.search.store import EmbeddingStore, check_space
+from mmembed.store.durable import dump_record, lock_folder, read_record, write_atomically
+from mmembed.store.vectors import EmbeddingStore, check_space
 
 __all__ = ["KINDS", "ExactIndex", "Index", "Kind", "Match", "Row"]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmembed.search.corpus import ItemEncoder
 from mmembed.search.index import Index, Kind, Match
-from mmembed.search.store import check_space
+from mmembed.store.vectors import check_space
 
 __all__ = ["Hit", "Searcher"]
 

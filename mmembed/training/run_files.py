@@ -19,7 +19,7 @@ from mmembed.data.mixture import Mixture
 from mmembed.encoder.identity import package_versions
 from mmembed.errors import ConfigError
 from mmembed.inputs.prompt import load_template
-from mmembed.search.durable import write_atomically
+from mmembed.store.durable import write_atomically
 from mmembed.training.step_folders import read_state
 
 __all__ = ["METRICS_FILE", "Resume", "check_continues", "sources_of", "write_run_files"]

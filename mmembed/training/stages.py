@@ -33,9 +33,9 @@ from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.processor import Processor
 from mmembed.inputs.prompt import load_template
-from mmembed.search.durable import lock_folder
 from mmembed.soup import soup
 from mmembed.soup.examples import Examples, read_examples
+from mmembed.store.durable import lock_folder
 from mmembed.training import distributed, state, step_folders
 from mmembed.training.backends import Backend, build_backend, check_distribution
 from mmembed.training.metrics import Mirror

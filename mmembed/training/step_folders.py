@@ -23,7 +23,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mmembed.errors import CheckpointError
-from mmembed.search.durable import dump_record, parse_record, sync_folder
+from mmembed.store.durable import dump_record, parse_record, sync_folder
 
 __all__ = [
     "TRAINING_FOLDER",

@@ -20,6 +20,7 @@ ORDER = (
     ("types",),
     ("config",),
     ("inputs",),
+    ("store",),
     ("encoder",),
     ("losses",),
     ("search",),
@@ -34,7 +35,7 @@ ORDER = (
     ("__main__",),
 )
 RANK = {room: rank for rank, group in enumerate(ORDER) for room in group}
-INFERENCE_ROOMS = {"inputs", "encoder", "search", "demo", "server"}
+INFERENCE_ROOMS = {"inputs", "store", "encoder", "search", "demo", "server"}
 
 ARCHITECTURE = re.compile(r"qwen|llama|mistral|gemma|bert|siglip|internvl", re.IGNORECASE)
 ARCHITECTURE_HOMES = {

@@ -17,7 +17,7 @@ from transformers import AutoProcessor, AutoTokenizer, Qwen2VLModel
 from mmembed.encoder.checkpoint import save_encoder
 from mmembed.encoder.embedder import Embedder
 from mmembed.inputs.media import MediaPolicy
-from mmembed.inputs.pictures import VisionGeometry
+from mmembed.inputs.visuals import VisualReader
 from mmembed.types import Image, MultimodalInput, Page, Text, Video
 
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -138,7 +138,10 @@ def test_video_frames_are_images_within_the_frame_budget(embedder, reference):
 def test_a_pdf_page_equals_its_rendered_picture(embedder, reference, tmp_path):
     path = page(tmp_path)
     [decoded] = embedder.processor.decoder.decode(
-        Page(path), embedder.processor._budget(Page(path), VisionGeometry())
+        Page(path),
+        VisualReader(embedder.processor.decoder, embedder.processor.config, "grid").budget(
+            Page(path)
+        ),
     ).frames
     theirs = reference.embed(
         [PREFIX + PICTURE + "Read it." + SUFFIX], [[PILImage.fromarray(decoded)]]

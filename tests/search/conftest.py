@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as PILImage
 
 from mmembed.errors import InputError
-from mmembed.search.content import content_key
+from mmembed.store.content import content_key
 from mmembed.types import Image, MultimodalInput
 
 

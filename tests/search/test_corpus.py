@@ -19,8 +19,8 @@ from mmembed.search.corpus import index_folder
 from mmembed.search.index import ExactIndex
 from mmembed.search.searcher import Searcher
 from mmembed.search.segments import Segmentation
-from mmembed.search.store import EmbeddingStore
 from mmembed.search.summary import IndexSummary, Progress
+from mmembed.store.vectors import EmbeddingStore
 
 
 def picture(path: Path, colour: tuple[int, int, int]) -> Path:

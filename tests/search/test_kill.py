@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mmembed.search.index import ExactIndex, Row
-from mmembed.search.store import EmbeddingStore
+from mmembed.store.vectors import EmbeddingStore
 
 KILLED_WRITER = """
 import os, signal, sys

@@ -30,7 +30,7 @@ from mmembed.cli import main as command_line
 from mmembed.config.files import parse_recipe
 from mmembed.encoder.checkpoint import load_encoder
 from mmembed.losses.temperature import Temperature
-from mmembed.search.durable import write_atomically
+from mmembed.store.durable import write_atomically
 from mmembed.training import interrupts, stages, state, step_folders, trainer
 from mmembed.training.objectives import Objectives
 from tests.training.fault_client import RECIPE

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmembed.search.durable import lock_folder
+from mmembed.store.durable import lock_folder
 from mmembed.training.interrupts import stop_requests
 from mmembed.training.metrics import read_metrics
 from mmembed.training.step_folders import checkpoints, latest_checkpoint, read_manifest

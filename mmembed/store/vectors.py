@@ -1,4 +1,4 @@
-"""Vectors on disk, named by the content they were made from; shared by evaluation and search.
+"""Vectors on disk, named by the content they were made from; shared by encoding and search.
 
     items -> content_key -> EmbeddingStore.missing -> encode -> EmbeddingStore.add -> index
 
@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from mmembed.errors import SpaceMismatchError, StoreError
-from mmembed.search.content import content_key, hash_file
-from mmembed.search.durable import (
+from mmembed.store.content import hash_file
+from mmembed.store.durable import (
     dump_record,
     lock_folder,
     parse_record,
@@ -37,7 +37,7 @@ from mmembed.search.durable import (
     write_atomically,
 )
 
-__all__ = ["EmbeddingStore", "check_space", "content_key"]
+__all__ = ["EmbeddingStore", "check_space"]
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Names an item by its content, so that a vector is found again whatever the file is called.
 
-First step of `store.py`: items -> content_key -> EmbeddingStore.missing -> encode -> add.
+First step of `vectors.py`: items -> content_key -> EmbeddingStore.missing -> encode -> add.
 """
 
 from __future__ import annotations
@@ -19,34 +19,9 @@ from mmembed.errors import InputError
 from mmembed.inputs.media import printable_name
 from mmembed.types import MultimodalInput, Page, Part, Role, Text, Url
 
-__all__ = ["content_key", "hash_file"]
+__all__ = ["Digest", "content_key", "hash_file", "source_digest"]
 
-
-def content_key(
-    item: MultimodalInput, role: Role, *, digest: Callable[[Path], str] | None = None
-) -> str:
-    """sha256 over everything of an item that can change its vector under one model, 64 hex.
-
-    Fields are typed and length-prefixed, so no two different items share a byte string: pictures
-    of the same bytes and another shape, palette or mode differ, and so does the same text beside
-    another video. Media files count by their content, never by path or date; a password does not
-    count, since it does not change what a page shows.
-
-    Args:
-        digest: sha256 hex of a file; to give when files are already hashed.
-
-    Raises:
-        InputError: a file that cannot be read, a broken `PIL.Image`, or `forbidden_url`: what an
-            address holds may change, so its vector must not be kept under its name.
-    """
-    hasher = _FieldHasher()
-    hasher.text("format", "mmembed-content/1")
-    hasher.text("role", role)
-    hasher.value("instruction", item.instruction)
-    hasher.value("parts", len(item.parts))
-    for part in item.parts:
-        _hash_part(hasher, part, digest or hash_file)
-    return hasher.hexdigest()
+Digest = Callable[[Path], str]
 
 
 def hash_file(path: Path) -> str:
@@ -81,6 +56,38 @@ def _unreadable(path: Path, error: OSError) -> InputError:
     return InputError("corrupt", f"cannot be read: {reason}", source=printable_name(path))
 
 
+def content_key(item: MultimodalInput, role: Role, *, digest: Digest = hash_file) -> str:
+    """sha256 over everything of an item that can change its vector under one model, 64 hex.
+
+    Fields are typed and length-prefixed, so no two different items share a byte string: pictures
+    of the same bytes and another shape, palette or mode differ, and so does the same text beside
+    another video. Media files count by their content, never by path or date; a password does not
+    count, since it does not change what a page shows.
+
+    Args:
+        digest: sha256 hex of a file; to give when files are already hashed.
+
+    Raises:
+        InputError: a file that cannot be read, a broken `PIL.Image`, or `forbidden_url`: what an
+            address holds may change, so its vector must not be kept under its name.
+    """
+    hasher = _FieldHasher()
+    hasher.text("format", "mmembed-content/1")
+    hasher.text("role", role)
+    hasher.value("instruction", item.instruction)
+    hasher.value("parts", len(item.parts))
+    for part in item.parts:
+        _hash_part(hasher, part, digest)
+    return hasher.hexdigest()
+
+
+def source_digest(source: Any, *, digest: Digest = hash_file) -> str:
+    """sha256 of the content of one file, array or `PIL.Image`; errors as `content_key`."""
+    hasher = _FieldHasher()
+    _hash_source(hasher, source, "image", digest)
+    return hasher.hexdigest()
+
+
 class _FieldHasher:
     """Hashes (name, type, length, bytes) records; no field can run into the next one."""
 
@@ -111,7 +118,7 @@ class _FieldHasher:
 _NOT_OPTIONS = frozenset({"source", "text", "password"})
 
 
-def _hash_part(hasher: _FieldHasher, part: Part, digest: Callable[[Path], str]) -> None:
+def _hash_part(hasher: _FieldHasher, part: Part, digest: Digest) -> None:
     hasher.text("part", type(part).__name__)
     if isinstance(part, Text):
         hasher.text("text", part.text)
@@ -132,9 +139,7 @@ def _hash_part(hasher: _FieldHasher, part: Part, digest: Callable[[Path], str]) 
         _hash_source(hasher, source, kind, digest)
 
 
-def _hash_source(
-    hasher: _FieldHasher, source: Any, kind: str, digest: Callable[[Path], str]
-) -> None:
+def _hash_source(hasher: _FieldHasher, source: Any, kind: str, digest: Digest) -> None:
     if isinstance(source, Path):
         hasher.text("file", digest(source))
     elif isinstance(source, bytes):

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image as PILImage
 
 from mmembed.errors import InputError, SpaceMismatchError, StoreError
-from mmembed.search.store import EmbeddingStore, content_key
+from mmembed.store.content import content_key
+from mmembed.store.vectors import EmbeddingStore
 from mmembed.types import Image, MultimodalInput, Page, Text, Url, Video
 
 SPACE = {"fingerprint": "a" * 64, "dimension": 4}
@@ -194,7 +195,7 @@ def test_eight_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> Non
     EmbeddingStore(tmp_path, **SPACE)
     script = (
         "import sys, numpy as np\n"
-        "from mmembed.search.store import EmbeddingStore\n"
+        "from mmembed.store.vectors import EmbeddingStore\n"
         "store, base = EmbeddingStore(sys.argv[1]), int(sys.argv[2])\n"
         "for n in range(base, base + 5):\n"
         "    store.add([f'{n:064x}'], np.full((1, 4), n + 1, dtype=np.float32))\n"

@@ -1,7 +1,8 @@
 """Files that survive a crash: atomic replacement, checked JSON records, one writer at a time.
 
-Under `store.py` and `index.py`. A record is a JSON object on one line with its format and a
-checksum of itself, so that one flipped byte anywhere is found when it is read.
+Under `vectors.py`, the search index and the checkpoints of training. A record is a JSON object on
+one line with its format and a checksum of itself, so that one flipped byte anywhere is found when
+it is read.
 """
 
 from __future__ import annotations
