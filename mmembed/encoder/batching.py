@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mmembed.errors import InputError
@@ -38,13 +39,15 @@ class Window:
 class Batch:
     """Items of one forward pass, each with its position in the window.
 
-    `cost` are their tokens of both towers, `budget` those that there was room for.
+    `cost` are their tokens of both towers, `budget` those that there was room for, `repeated` the
+    `picture_ids` that the window has more than once.
     """
 
     budget: int
     positions: list[int] = field(default_factory=list)
     items: list[PreparedItem] = field(default_factory=list)
     cost: int = 0
+    repeated: frozenset[Hashable] = frozenset()
 
 
 def windows(groups: Sequence[Group], config: InputConfig) -> Iterator[Window]:
@@ -78,6 +81,8 @@ def batches(
     """
     usable = [(i, item) for i, item in enumerate(prepared) if isinstance(item, PreparedItem)]
     usable.sort(key=lambda pair: (pair[1].num_tokens, pair[1].cost, -pair[0]), reverse=True)
+    shown = Counter(key for _, item in usable for key in item.picture_ids or ())
+    repeated = frozenset(key for key, count in shown.items() if count > 1)
     batch: Batch | None = None
     for position, item in usable:
         if batch is not None and (
@@ -86,7 +91,7 @@ def batches(
             yield batch
             batch = None
         if batch is None:
-            batch = Batch(budget())
+            batch = Batch(budget(), repeated=repeated)
         batch.positions.append(position)
         batch.items.append(item)
         batch.cost += item.cost

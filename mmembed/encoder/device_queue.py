@@ -8,7 +8,7 @@ a CPU the same code runs one batch after the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -79,7 +79,7 @@ class DeviceQueue:
         """None: memory ran out."""
         started = time.perf_counter()
         try:
-            rows = self._start(batch.items)
+            rows = self._start(batch.items, batch.repeated)
         except torch.OutOfMemoryError:
             return None
         done = None
@@ -88,10 +88,10 @@ class DeviceQueue:
             done.record(torch.cuda.current_stream(self._device))
         return _Launched(batch, rows, done, started, time.perf_counter())
 
-    def _start(self, items: Sequence[PreparedItem]) -> Tensor:
+    def _start(self, items: Sequence[PreparedItem], repeated: Collection[Hashable] = ()) -> Tensor:
         """Rows on the host; of a GPU, they arrive later."""
         with torch.inference_mode():
-            inputs = pack(items)
+            inputs = pack(items, repeated=repeated)
             if self._device.type != "cuda":
                 return self._forward(inputs).cpu()
             rows = self._forward(_pinned(inputs))

@@ -38,6 +38,7 @@ from mmembed.types import Role
 __all__ = ["LoadedModel", "OnError"]
 
 OnError = Literal["raise", "skip", "null"]
+_FEATURE_BYTES = 256 << 20  # of pictures that several items of a window show
 
 
 class LoadedModel:
@@ -168,7 +169,8 @@ class LoadedModel:
                 budget.expect(cost * left // len(prepared))
                 left -= len(prepared)
                 packed = batches(prepared, budget=budget.next, batch_size=batch_size)
-                _finish(run, window, queue.run(packed), cache, advance)
+                with self.encoder.backbone.keeping_features(_FEATURE_BYTES):
+                    _finish(run, window, queue.run(packed), cache, advance)
                 prepared.clear()  # two windows in memory, not three
         if on_error == "raise":
             run.raise_first(before=total)

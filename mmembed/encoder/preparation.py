@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
 from mmembed.encoder.batching import Window
 from mmembed.errors import InputError
-from mmembed.inputs.items import PreparedItem
+from mmembed.inputs.items import Pair, PreparedItem
 from mmembed.inputs.processor import Processor
-from mmembed.types import Role, Text
+from mmembed.inputs.visuals import part_key
+from mmembed.types import Image, MultimodalInput, Role, Text
 
 __all__ = ["Prepared", "prepared_windows"]
 
-_TEXTS_PER_TASK = 512
-_MEDIA_PER_TASK = 4
+_TEXTS = 512
+_IMAGES = 32  # distinct ones
+_VIDEOS = 4
 
 Prepared = tuple[Window, list[PreparedItem | InputError]]
 _Task = tuple[list[int], Future[Any]]  # positions in the window, and their items to come
@@ -35,17 +37,37 @@ def prepared_windows(
 
 
 def _submit(executor: Executor, processor: Processor, window: Window, role: Role) -> list[_Task]:
-    texts: list[int] = []
-    media: list[int] = []
-    for position, item in enumerate(window.items):
-        only_text = all(isinstance(part, Text) for part in item.parts)
-        (texts if only_text else media).append(position)
     tasks = []
-    for positions, size in ((texts, _TEXTS_PER_TASK), (media, _MEDIA_PER_TASK)):
-        for begin in range(0, len(positions), size):
-            chosen = positions[begin : begin + size]
-            items = [window.items[position] for position in chosen]
-            tasks.append((chosen, executor.submit(processor.prepare_all, items, role=role)))
+    for positions in _tasks(window.items):
+        items = [window.items[position] for position in positions]
+        tasks.append((positions, executor.submit(processor.prepare_all, items, role=role)))
+    return tasks
+
+
+def _tasks(items: Sequence[MultimodalInput | Pair]) -> list[list[int]]:
+    """Positions that are prepared in one call.
+
+    Texts together, because one call of the tokenizer is fast; pictures together, because one call
+    uses all decode processes; few videos or documents, because a call cannot be stopped. Items
+    that show the same are in one call, which opens what they show once.
+    """
+    texts: list[int] = []
+    shown: dict[tuple[Hashable, ...], list[int]] = {}
+    for position, item in enumerate(items):
+        media = [part for part in item.parts if not isinstance(part, Text)]
+        only_images = all(isinstance(part, Image) for part in media)
+        if media:
+            key = (only_images, *map(part_key, media))
+            shown.setdefault(key, []).append(position)
+        else:
+            texts.append(position)
+    tasks = [texts[at : at + _TEXTS] for at in range(0, len(texts), _TEXTS)]
+    for only_images, most in ((True, _IMAGES), (False, _VIDEOS)):
+        alike = [positions for (kind, *_), positions in shown.items() if kind == only_images]
+        for at in range(0, len(alike), most):
+            tasks.append(
+                [position for positions in alike[at : at + most] for position in positions]
+            )
     return tasks
 
 

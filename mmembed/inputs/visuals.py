@@ -26,7 +26,7 @@ from mmembed.types import Image, Url, Video
 if TYPE_CHECKING:
     from mmembed.inputs.processor import ClipFormat, InputConfig
 
-__all__ = ["OpenedPart", "Visual", "VisualReader"]
+__all__ = ["OpenedPart", "Visual", "VisualReader", "part_key"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class VisualReader:
         distinct: list[MediaPart] = []
         budgets: list[MediaBudget] = []
         for part in parts:
-            key = _key(part)
+            key = part_key(part)
             place = places.get(key)
             if place is None:
                 place = places[key] = len(outcomes)
@@ -192,7 +192,7 @@ def _singly(frames: list[np.ndarray]) -> list[tuple[list[np.ndarray], float | No
     return [([frame], None) for frame in frames]
 
 
-def _key(part: MediaPart) -> Hashable:
+def part_key(part: MediaPart) -> Hashable:
     """Equal for parts that show the same within one call; bytes and pictures are themselves."""
     source = part.source
     named = tuple(map(_name, source)) if isinstance(source, tuple) else _name(source)
