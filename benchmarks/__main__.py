@@ -138,14 +138,16 @@ def run(
 @app.command()
 def table(
     records: Annotated[
-        list[Path] | None, typer.Argument(help="Default: the newest record of each suite.")
+        list[Path] | None, typer.Argument(help="Default: all of this layout in benchmarks/results.")
     ] = None,
 ) -> None:
     """Print the tables of results again."""
-    newest = {path.stem.split("-", 4)[-1]: path for path in sorted(RESULTS.glob("*.json"))}
-    for path in records or newest.values():
+    for path in records or sorted(RESULTS.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if records is None and "settings" not in record:
+            continue
         try:
-            _print(markdown(json.loads(path.read_text(encoding="utf-8"))) + "\n")
+            _print(markdown(record) + "\n")
         except ValueError as error:
             raise typer.BadParameter(f"{path}: {error}") from error
 
