@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 
 def write_media(folder: Path) -> None:
-    """The files that the examples name: pictures, a clip of 41 seconds, eight pages."""
+    """The files that the examples name: pictures, a clip of 41 seconds, eight pages, items."""
     random = np.random.default_rng(0)
     for name in ("cat.jpg", "dog.png", "0.png", "1.png", "2.png"):
         pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -41,6 +41,7 @@ def write_media(folder: Path) -> None:
     for number in range(1, 9):
         document.new_page(width=100, height=140).insert_text((10, 50), f"page {number}")
     document.save(folder / "paper.pdf")
+    (folder / "items.jsonl").write_text('{"text": "one"}\n{"image": "cat.jpg"}\n', "utf-8")
 
 
 def test_the_python_examples_run(

@@ -77,7 +77,12 @@ def encode(
     num_workers: Workers = None,
     device: Device = None,
     shard_rows: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Job: most rows in one shard.")
+        int,
+        typer.Option(
+            min=1,
+            max=1_000_000,
+            help="Job: most rows in one shard; fewer where tables hold the media themselves.",
+        ),
     ] = 2048,
     file_format: Annotated[
         Literal["npy", "parquet"],
@@ -178,8 +183,12 @@ def _encode_to_file(
     check_vector_file(out)
     if len(sources) > 1 or any(source.is_dir() for source in sources):
         raise ConfigError(f"{out} takes one file of items; give a folder for more: --out vectors/")
-    if workers.runner != "local" or workers.processes not in (None, 1):
+    if workers.runner != "local" or workers.processes not in (None, 1) or workers.ray_address:
         raise ConfigError(f"{out} is written by one process; give a folder: --out vectors/")
+    if settings.format != "npy":
+        raise ConfigError("--format is that of a job's shards; a file has the format of its suffix")
+    if sources and sources[0].suffix in (".parquet", ".arrow"):
+        raise ConfigError(f"{sources[0]} is a table, which goes into a folder: --out vectors/")
     entries = read_items(sources[0]) if sources else []
     for kind, value in named:
         entries.append(FileItem(str(value), MultimodalInput.of({kind: value})))

@@ -130,9 +130,12 @@ class Backbone(nn.Module):
 
     @contextmanager
     def keeping_features(self, capacity_bytes: int) -> Iterator[None]:
-        """`keep_features` inside the block, of any tower: no weight may change there."""
+        """`keep_features` inside the block, of any tower: no weight may change there.
+
+        What `keep_features` keeps rests meanwhile: keys of one call are of no use to another.
+        """
         before = self._features
-        if before is None and self.tower is not None:
+        if self.tower is not None:
             self._features = TowerCache(capacity_bytes)
         try:
             yield

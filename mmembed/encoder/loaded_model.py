@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -44,6 +45,8 @@ _FEATURE_BYTES = 256 << 20  # of pictures that several items of a window show
 class LoadedModel:
     """An encoder and its processor; a context manager that ends the decode processes.
 
+    Threads may share it: one call encodes at a time.
+
     Attributes:
         halves_batches: a batch that does not fit into memory runs in halves. False: it raises
             ConfigError, for models that run on several processes in step.
@@ -58,6 +61,7 @@ class LoadedModel:
         self.processor = processor
         self.folder = folder
         self._fingerprint: str | None = None
+        self._turn = threading.Lock()
         self._batch_tokens: dict[tuple[Any, ...], BatchTokens] = {}
 
     @property
@@ -151,6 +155,7 @@ class LoadedModel:
         budget = CallBudget(self.batch_tokens(), batch_tokens, can_try=batch_size is None)
         queue = DeviceQueue(forward, self.device, budget, halves_batches=self.halves_batches)
         with (
+            self._turn,
             _timed(report),
             _progress(show, label, report, total) as advance,
             _threads(num_workers or self.processor.decoder.num_workers) as executor,

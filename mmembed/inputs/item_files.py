@@ -96,7 +96,8 @@ def line_value(line: str, number: int, prefix: str = "") -> tuple[str, Any]:
     except (ValueError, RecursionError):
         return name, InputError("invalid_type", f"line {number} is not valid JSON")
     if isinstance(value, dict):
-        name = str(value.pop("id", name))
+        given = value.pop("id", None)
+        name = name if given is None else str(given)
     return name, value
 
 

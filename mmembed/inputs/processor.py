@@ -156,7 +156,7 @@ class Processor:
         """
         items = list(items)  # parts are known by identity
         if self._known_config is not self.config:
-            self._known_config, self._outlines, self._known = self.config, {}, {}
+            self._outlines, self._known, self._known_config = {}, {}, self.config
         limit = max_tokens or self.config.max_tokens
         reader = VisualReader(self.decoder, self.config, self.clip_format)
         opened = reader.read(

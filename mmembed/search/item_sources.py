@@ -213,6 +213,11 @@ def read_shard(
         ]
     if problem := file.problem():
         raise StoreError(f"{problem} while it was being encoded")
+    if len(items) != shard.rows:
+        raise StoreError(
+            f"{path} gave {len(items):,} of the {shard.rows:,} rows of shard {shard.index}; is it "
+            "damaged?"
+        )
     return items
 
 

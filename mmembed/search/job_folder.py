@@ -101,7 +101,7 @@ class JobFolder:
         for name in ("shards", "errors"):
             (self.folder / name).mkdir(exist_ok=True)
         shutil.rmtree(self.folder / "staged", ignore_errors=True)
-        (self.folder / "staged").mkdir()
+        (self.folder / "staged").mkdir(exist_ok=True)  # a worker of another run may still write
 
     def begin(self, settings: JobSettings, plan: Plan, space: tuple[str, int]) -> None:
         """Take up the job, for the first time or again.
@@ -188,7 +188,7 @@ class JobFolder:
 
     def problems(self) -> list[str]:
         """Read every byte again; one sentence for each thing that is wrong."""
-        assert self.plan is not None
+        assert self.plan is not None and self.settings is not None
         found = []
         for number in sorted(self.committed):
             record = self.committed[number]
@@ -213,6 +213,9 @@ class JobFolder:
         for number, record in sorted(self.committed.items()):
             if (record["first"], record["rows"]) != expected.get(number):
                 found.append(f"manifest.jsonl: the rows of shard {number} are not those of the job")
+            lost = 0 if self.settings.on_error == "null" else record["failed"]
+            if record["written"] + lost != record["rows"]:
+                found.append(f"manifest.jsonl: shard {number} does not have all of its rows")
         return found
 
     def _files(self, ending: str) -> Iterator[Path]:
@@ -300,10 +303,9 @@ def _own(path: Path) -> bool:
 
 
 def _opened(folder: Path | str) -> JobFolder:
-    job = JobFolder(Path(folder))
-    if job.plan is None:
+    if not (Path(folder) / "job.json").is_file():
         raise ConfigError(f"{folder} is not the folder of an encode job: job.json is missing")
-    return job
+    return JobFolder(Path(folder))
 
 
 def _read_parquet(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:

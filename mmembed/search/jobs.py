@@ -117,6 +117,9 @@ def encode_dataset(
     paths = _paths(sources)
     _check(settings, workers, model)
     folder = Path(out).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; a job needs a folder of its own")
+    JobFolder(folder)  # refuses a folder of other things before anything is written into it
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with lock_folder(folder, wait=False):
@@ -266,7 +269,7 @@ def forecast(
                 role=settings.role,
                 instruction=settings.instruction,
                 on_error="skip",
-                batch_tokens=workers.batch_tokens,
+                batch_tokens=worker.batch_tokens,
                 show_progress_bar=False,
             )
             seconds = time.perf_counter() - started

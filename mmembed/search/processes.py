@@ -160,6 +160,11 @@ class _Slot:
         process, self._process = self._process, None
         if process is None:
             return ""
+        assert process.stdin is not None
+        with suppress(OSError):
+            process.stdin.close()  # tells it to end
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
         process.kill()
         code = process.wait()
         for pipe in (process.stdin, process.stdout):

@@ -39,7 +39,7 @@ class WorkerSpec(StrictModel):
     Attributes:
         folder: of the job; like the sources, at the same path for all workers.
         num_workers: decode processes of this worker.
-        batch_tokens: default: the best that is known here. Nothing is tried out during a job, so
+        batch_tokens: default: that of the device. Nothing is tried out or remembered for a job, so
             that a shard has the same bytes whoever encodes it.
         num_threads: of torch; None leaves them as they are.
     """
@@ -87,7 +87,7 @@ class ShardWorker:
         if chosen is not None and chosen > native:
             raise ConfigError(f"truncate_dim is {chosen}; this model has {native} dimensions")
         self.space = (self.embedder.fingerprint, chosen or native)
-        self._batch_tokens = spec.batch_tokens or self.embedder.batch_tokens().best
+        self.batch_tokens = spec.batch_tokens or self.embedder.batch_tokens().default
         self._token = uuid.uuid4().hex[:12]
         self._tables: dict[int, Table] = {}
 
@@ -109,7 +109,7 @@ class ShardWorker:
                 truncate_dim=settings.truncate_dim,
                 precision=settings.precision,
                 on_error=settings.on_error,
-                batch_tokens=self._batch_tokens,
+                batch_tokens=self.batch_tokens,
                 show_progress_bar=False,
             )
         except InputError as error:
@@ -177,7 +177,7 @@ def _serve() -> None:
     os.dup2(2, 1)
     inbox: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
-    spec = WorkerSpec.model_validate_json(inbox.get())
+    spec = WorkerSpec(**json.loads(inbox.get()))  # pydantic's parser refuses odd file names
     worker: list[ShardWorker] = []
 
     def load() -> Reply:

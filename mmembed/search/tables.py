@@ -21,6 +21,8 @@ __all__ = ["Table"]
 _CONTENT = ("text", "image", "video", "pdf", "page", "content")
 _MEDIA = {"bytes", "path"}
 _BATCH_ROWS = 256
+_MEDIA_BATCH_ROWS = 16  # each may hold megabytes
+_NEAR = 65_536  # rows that are passed over rather than beginning the row group again
 
 
 class Table:
@@ -45,13 +47,14 @@ class Table:
 
                 self._parquet = parquet.ParquetFile(path)
                 self.num_rows: int = self._parquet.metadata.num_rows
-                names = self._parquet.schema_arrow.names
+                schema = self._parquet.schema_arrow
             else:
                 self._table = _open_arrow(path)
                 self.num_rows = self._table.num_rows
-                names = self._table.column_names
+                schema = self._table.schema
         except (OSError, pyarrow.ArrowException) as error:
             raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        names = schema.names
         known = ITEM_KEYS | {"id"}
         self.columns = [name for name in names if name in known]
         self.ignored = [name for name in names if name not in known]
@@ -60,6 +63,10 @@ class Table:
                 f"{path} has the columns {', '.join(names)}; an item needs one of "
                 f"{', '.join(_CONTENT)}. Rename a column"
             )
+        plain = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_integer)
+        kinds = [schema.field(name).type for name in self.columns]
+        only_text = all(any(is_plain(kind) for is_plain in plain) for kind in kinds)
+        self._batch_rows = _BATCH_ROWS if only_text else _MEDIA_BATCH_ROWS
         self._position = -1
         self._rest: Iterator[dict[str, Any]] = iter(())
 
@@ -67,9 +74,15 @@ class Table:
         self, start: int, count: int, *, first_number: int, prefix: str = ""
     ) -> list[FileItem]:
         """Rows from `start` on; one without an id is called by its number, behind `prefix`."""
-        if self._position != start:
-            self._rest = self._from(start, self.columns)
-        rows = list(islice(self._rest, count))
+        if self._position < 0 or not 0 <= start - self._position <= _NEAR:
+            self._position, self._rest = start, self._from(start, self.columns)
+        ahead, self._position = start - self._position, -1  # until the rows are here
+        try:
+            rows = list(islice(self._rest, ahead, ahead + count))
+        except (OSError, import_pyarrow().ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            where = f"rows {start + 1:,} to {start + count:,}"
+            raise OSError(f"{self.path}: {where} cannot be read: {reason}") from error
         self._position = start + count
         return [
             file_item(
@@ -91,22 +104,21 @@ class Table:
     def _from(self, start: int, columns: list[str]) -> Iterator[dict[str, Any]]:
         """Rows from `start` to the end; whole row groups before it are not decoded."""
         if self._parquet is None:
-            for begin in range(start, self.num_rows, _BATCH_ROWS):
-                yield from self._table.slice(begin, _BATCH_ROWS).select(columns).to_pylist()
+            for begin in range(start, self.num_rows, self._batch_rows):
+                yield from self._table.slice(begin, self._batch_rows).select(columns).to_pylist()
             return
         metadata = self._parquet.metadata
         group = 0
         while group < metadata.num_row_groups and start >= metadata.row_group(group).num_rows:
             start -= metadata.row_group(group).num_rows
             group += 1
-        for batch in self._parquet.iter_batches(
-            _BATCH_ROWS, row_groups=range(group, metadata.num_row_groups), columns=columns
-        ):
-            if start >= len(batch):
-                start -= len(batch)
-                continue
-            yield from batch.slice(start).to_pylist()
-            start = 0
+        for number in range(group, metadata.num_row_groups):  # each alone: one may be damaged
+            for batch in self._parquet.iter_batches(
+                self._batch_rows, row_groups=[number], columns=columns
+            ):
+                if start < len(batch):
+                    yield from batch.slice(start).to_pylist()
+                start = max(0, start - len(batch))
 
 
 def _open_arrow(path: Path) -> Any:

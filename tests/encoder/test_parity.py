@@ -300,5 +300,6 @@ def test_fingerprint_names_what_changes_a_vector_and_nothing_else(tiny_checkpoin
         named(inputs={"image_tokens": {"min": 4, "max": 8}}),
         named(encoder={"pooling": "mean"}),
         named(media=MediaPolicy(page_dpi=72)),
+        named(media=MediaPolicy(max_frames=4)),
     ]
-    assert len({plain, *others}) == 5
+    assert len({plain, *others}) == 6

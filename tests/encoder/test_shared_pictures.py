@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image as PILImage
@@ -71,3 +73,15 @@ def test_pictures_in_memory_are_shared_by_identity(tiny_checkpoint, decoded):
     with Embedder.from_pretrained(tiny_checkpoint, num_workers=1) as embedder:
         embedder.encode([{"image": shown, "text": str(number)} for number in range(5)])
     assert len(decoded) == 1
+
+
+def test_threads_that_share_a_model_get_the_vectors_of_their_own_items(tiny_checkpoint):
+    calls = [
+        [f"{n} {word}" for n in range(30)] for word in ("cat", "dog under a tree", "sea", "up")
+    ]
+    with Embedder.from_pretrained(tiny_checkpoint, num_workers=1) as embedder:
+        alone = [embedder.encode(items) for items in calls]
+        with ThreadPoolExecutor(4) as threads:
+            together = list(threads.map(embedder.encode, calls * 3))
+    for number, vectors in enumerate(together):
+        assert np.abs(vectors - alone[number % 4]).max() <= 1e-6

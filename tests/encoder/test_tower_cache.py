@@ -216,6 +216,16 @@ def test_repeated_pictures_are_seen_once_while_a_call_lasts(models, architecture
         assert (states - plain).norm() / plain.norm() <= 2e-6
 
 
+def test_what_a_call_keeps_does_not_fill_the_cache_of_a_training_run(models):
+    backbone, items = models("qwen2_vl")
+    named = [dataclasses.replace(items[1], picture_ids=("a",)), items[0]]
+    backbone.keep_features(2**20)
+    kept = backbone._features
+    with torch.inference_mode(), backbone.keeping_features(2**20):
+        backbone.hidden_states(pack(named, repeated={"a"}))
+    assert backbone._features is kept and kept.num_bytes == 0
+
+
 def test_inputs_without_keys_pass_the_cache_by(models):
     backbone, items = models("qwen2_vl")
     backbone.keep_features(2**20)

@@ -213,3 +213,37 @@ def test_planning_200000_lines_takes_no_more_memory_than_their_ids(tmp_path: Pat
     assert [last[0].id, last[-1].id] == [f"row{97 * 2048}", "row199999"]
     assert path.stat().st_size > 40 << 20
     assert peak < 8 << 20  # 8 bytes for each id, three times while they are sorted; one shard
+
+
+def test_rows_of_a_damaged_table_are_refused_again_and_the_others_are_all_there(
+    tmp_path: Path,
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    path = tmp_path / "rows.parquet"
+    rows = [f"{n} " + "abcdefgh"[n % 8] * (n % 50) for n in range(800)]
+    parquet.write_table(
+        pyarrow.table({"text": rows}), path, row_group_size=200, use_dictionary=False
+    )
+    column = parquet.ParquetFile(path).metadata.row_group(2).column(0)
+    damaged = bytearray(path.read_bytes())
+    begin, size = column.data_page_offset, column.total_compressed_size
+    damaged[begin : begin + size] = b"\xff" * size
+    path.write_bytes(damaged)
+    plan = plan_of(path, shard_rows=200)
+    tables: dict[int, Any] = {}
+    for shard in plan.shards:
+        if shard.index == 2:
+            for _ in range(2):
+                with pytest.raises(OSError, match=r"rows\.parquet: rows 401 to 600 cannot"):
+                    read_shard(plan.files, shard, tables)
+        else:
+            assert len(read_shard(plan.files, shard, tables)) == 200
+
+
+def test_an_id_of_null_is_no_id(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "items.jsonl", [{"id": None, "text": "a"}, {"id": 7, "text": "b"}]
+    )
+    assert [item.id for item in read_items(path)] == ["1", "7"]

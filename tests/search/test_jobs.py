@@ -13,9 +13,10 @@ import pytest
 
 from mmembed import Embedder
 from mmembed.errors import ConfigError, InputError, SpaceMismatchError, StoreError
-from mmembed.search.job_folder import JobSettings, read_vectors, verify_job
+from mmembed.search.job_folder import JobFolder, JobSettings, read_vectors, verify_job
 from mmembed.search.jobs import Workers, encode_dataset, forecast
-from mmembed.store.durable import lock_folder
+from mmembed.search.shard_worker import WorkerSpec
+from mmembed.store.durable import dump_record, lock_folder
 from tests.search.jobs import all_rows, contents, texts, write_lines
 
 
@@ -269,3 +270,35 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path, embedder
         encode_dataset(source, embedder, tmp_path / "out", workers=Workers(ray_address="auto"))
     with pytest.raises(ConfigError, match="truncate_dim is 65; this model has 64"):
         encode_dataset(source, embedder, tmp_path / "out", settings=settings(truncate_dim=65))
+
+
+def test_what_is_no_job_is_refused_before_anything_is_written(
+    tmp_path: Path, embedder: Embedder
+) -> None:
+    source = write_lines(tmp_path / "items.jsonl", texts(3))
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "cat.png").write_bytes(b"png")
+    with pytest.raises(ConfigError, match="other files in it"):
+        encode_dataset(source, embedder, pictures)
+    assert [path.name for path in pictures.iterdir()] == ["cat.png"]
+    with pytest.raises(ConfigError, match="not the folder of an encode job"):
+        verify_job(pictures)
+    with pytest.raises(ConfigError, match="is a file; a job needs a folder"):
+        encode_dataset(source, embedder, source)
+
+
+def test_verify_finds_rows_that_are_nowhere(tmp_path: Path, embedder: Embedder) -> None:
+    source = write_lines(tmp_path / "items.jsonl", texts(6))
+    encode_dataset(source, embedder, tmp_path / "job", settings=settings())
+    manifest = tmp_path / "job" / "manifest.jsonl"
+    job = JobFolder(tmp_path / "job")
+    records = [{**record, "written": record["written"] - 1} for record in job.committed.values()]
+    manifest.write_bytes(b"".join(dump_record(record) + b"\n" for record in records))
+    assert any("does not have all of its rows" in text for text in verify_job(tmp_path / "job")[1])
+
+
+def test_a_worker_understands_any_file_name() -> None:
+    name = "dir\udcff/items.jsonl"
+    spec = WorkerSpec(model="m", folder=name, settings=settings(), files=())
+    assert WorkerSpec(**json.loads(json.dumps(spec.model_dump(mode="json")))) == spec
