@@ -72,6 +72,9 @@ def run(
     part: Annotated[
         Part, typer.Option(help="Of the suite image: all of it, or files to tensors only.")
     ] = "encode",
+    scaled_jpeg: Annotated[
+        bool, typer.Option("--scaled-jpeg", help="Ours decodes JPEG files at a part of their size.")
+    ] = False,
     width: Annotated[int, typer.Option(min=1, help="Of the suite loss: of embeddings.")] = 1024,
     model: Annotated[
         ModelName | None,
@@ -104,6 +107,7 @@ def run(
         image_tokens=image_tokens,
         image_side=image_side,
         part=part,
+        scaled_jpeg=scaled_jpeg,
         width=width,
         model=model,
         dtype=dtype,

@@ -66,7 +66,8 @@ def image_cases(settings: Settings, scratch: Path) -> Iterator[Case]:
         folder,
         name=f"{len(paths):,} {'JPEG files' if from_file else 'pictures in memory'}, at most "
         f"{settings.image_tokens[1]:,} tokens"
-        + (", preprocessing" if settings.part == "preprocessing" else ""),
+        + (", preprocessing" if settings.part == "preprocessing" else "")
+        + (", ours scaled" if settings.scaled_jpeg else ""),
         items=paths,
         kind="file" if from_file else "memory",
         about=about,
@@ -150,6 +151,7 @@ def _case(
         "device": settings.device,
         "threads": settings.threads,
         "preprocessing": preprocessing,
+        "scaled_jpeg": settings.scaled_jpeg,
     }
     peers = {peer: PEERS[peer] for peer in settings.peers if peer in PEERS}
     targets = {OURS: "benchmarks.peers:mmembed", **peers}

@@ -47,6 +47,7 @@ class _Work:
     device: str = "cpu"
     threads: int | None = None
     preprocessing: bool = False
+    scaled_jpeg: bool = False
     sizes: dict[str, Any] | None = None
 
     def items(self, *, draws_pages: bool) -> list[Any]:
@@ -78,11 +79,16 @@ def sample(items: Sequence[Any]) -> list[Any]:
 
 def mmembed(**work: Any) -> Side:
     from mmembed.encoder.embedder import Embedder
+    from mmembed.inputs.media import MediaPolicy
     from mmembed.types import MultimodalInput
 
     given = _Work(**work)
     embedder = Embedder.from_pretrained(
-        given.folder, device=given.device, dtype=given.dtype, num_workers=given.threads
+        given.folder,
+        device=given.device,
+        dtype=given.dtype,
+        num_workers=given.threads,
+        media=MediaPolicy(scaled_jpeg=given.scaled_jpeg),
     )
     items = given.items(draws_pages=True)
 

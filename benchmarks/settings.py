@@ -79,6 +79,7 @@ class Settings:
     image_tokens: tuple[int, int] = (4, 256)
     image_side: int | None = None
     part: Part = "encode"
+    scaled_jpeg: bool = False
     width: int = 1024
     model: str | None = None
     dtype: Dtype = "float32"

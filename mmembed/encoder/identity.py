@@ -66,7 +66,7 @@ def fingerprint(
 def _pixel_choices(media: MediaPolicy) -> dict[str, Any]:
     """The settings that change decoded pixels, where they differ from the defaults."""
     default = MediaPolicy()
-    names = ("video_reader", "page_dpi", "background", "max_frames")
+    names = ("video_reader", "page_dpi", "background", "max_frames", "scaled_jpeg")
     return {
         name: getattr(media, name)
         for name in names

@@ -18,7 +18,7 @@ import numpy as np
 
 from mmembed.errors import InputError
 from mmembed.inputs.media import DecodedMedia, MediaFile, MediaPolicy, pixels_text, printable_name
-from mmembed.inputs.sizing import check_aspect_ratio
+from mmembed.inputs.sizing import MediaBudget, check_aspect_ratio
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -67,7 +67,7 @@ def _lists_avif(head: bytes) -> bool:
     return head[8:12] in {b"mif1", b"msf1"} and b"avif" in brands
 
 
-def decode_image(media: MediaFile, policy: MediaPolicy) -> DecodedMedia:
+def decode_image(media: MediaFile, budget: MediaBudget, policy: MediaPolicy) -> DecodedMedia:
     """Decode an image file to its full size; the first frame of an animated one.
 
     Raises:
@@ -87,6 +87,11 @@ def decode_image(media: MediaFile, policy: MediaPolicy) -> DecodedMedia:
     if kind == "PNG" and not _png_checksums_hold(media):
         raise media.error("corrupt", "the PNG data do not match their checksum")
     with decoding_errors(media, kind), Image.open(media.file, formats=(kind,)) as image:
+        if policy.scaled_jpeg and kind == "JPEG":
+            media.check_pixels(*image.size, policy)
+            with media.naming_errors():
+                rows, columns = budget.resize(image.height, image.width)
+            image.draft(None, (columns, rows))  # by 2, 4 or 8, and not below what is asked for
         return _decode_opened(image, media, policy)
 
 

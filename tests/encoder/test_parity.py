@@ -301,5 +301,6 @@ def test_fingerprint_names_what_changes_a_vector_and_nothing_else(tiny_checkpoin
         named(encoder={"pooling": "mean"}),
         named(media=MediaPolicy(page_dpi=72)),
         named(media=MediaPolicy(max_frames=4)),
+        named(media=MediaPolicy(scaled_jpeg=True)),
     ]
-    assert len({plain, *others}) == 6
+    assert len({plain, *others}) == 7

@@ -54,6 +54,30 @@ def test_lossy_formats_give_nearly_the_pixels(kind):
     assert np.abs(found - files.photo()).mean() < 4
 
 
+def test_a_large_jpeg_can_be_decoded_at_a_part_of_its_size():
+    source = files.encode_image(files.photo(640, 480), "JPEG", quality=95)
+    rows, columns = BUDGET.resize(480, 640)
+    scaled = pixels(source, scaled_jpeg=True)
+    assert scaled.shape == (120, 160, 3) and rows <= 120 and columns <= 160
+    whole = PILImage.fromarray(pixels(source)).reduce(4)
+    assert np.abs(scaled.astype(int) - np.asarray(whole)).mean() < 2
+    exif = PILImage.Exif()
+    exif[0x0112] = 6
+    turned = files.encode_image(files.photo(480, 640), "JPEG", exif=exif)
+    assert pixels(turned, scaled_jpeg=True).shape == (120, 160, 3)
+    small = files.encode_image(files.photo(100, 100), "JPEG")
+    assert (pixels(small, scaled_jpeg=True) == pixels(small)).all()
+    png = files.encode_image(files.photo(640, 480))
+    assert pixels(png, scaled_jpeg=True).shape == (480, 640, 3)
+
+
+def test_limits_of_a_scaled_jpeg_are_those_of_its_full_size():
+    source = files.encode_image(files.photo(640, 480), "JPEG")
+    assert error(source, scaled_jpeg=True, max_pixels=640 * 480 - 1).code == "too_many_pixels"
+    strip = files.encode_image(files.photo(2010, 10), "JPEG")
+    assert error(strip, scaled_jpeg=True).code == "aspect_ratio"
+
+
 def test_the_picture_keeps_its_full_size_and_content_decides_the_format(tmp_path):
     path = tmp_path / "really_a_png.jpg"
     path.write_bytes(files.encode_image(files.photo(640, 480)))
