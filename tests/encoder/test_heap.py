@@ -11,9 +11,10 @@ import torch
 from mmembed.encoder.heap import keep_freed_memory
 
 FAULTS = """
-import resource, sys
+import ctypes, resource, sys
 import torch
 from mmembed.encoder.heap import keep_freed_memory
+ctypes.CDLL("libc.so.6").mallopt(-3, 1 << 17)  # its beginning; later it depends on luck
 kept = keep_freed_memory(torch.device("cpu")) if sys.argv[1] == "keep" else False
 def blocks():
     for _ in range(20):
