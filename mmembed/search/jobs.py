@@ -220,7 +220,7 @@ class Forecast:
     def __str__(self) -> str:
         hours, size = self.rows * self.seconds_per_row / 3600, self.rows * self.bytes_per_row
         return (
-            f"{self.rows:,} rows in {self.shards:,} shards\n"
+            f"{self.rows:,} rows in {self.shards:,} shard{'s' * (self.shards != 1)}\n"
             f"{self.seconds_per_row * 1000:,.2f} ms a row ({self.sampled} rows sampled), "
             f"{hours:,.2f} hours in one process; divide by the processes or GPUs\n"
             f"{self.bytes_per_row:,.0f} bytes a row, {size / 1e9:,.3f} GB of vectors"
