@@ -23,7 +23,8 @@ from functools import lru_cache
 from random import Random
 
 from data_adapters.emoji_source import LANGUAGES, LICENSE, REVISION, Emoji, emoji_of_split
-from mmembed.types import ContrastiveExample, MultimodalInput, RetrievalTask, Task, Text
+from mmembed.tasks import RetrievalTask
+from mmembed.types import ContrastiveExample, MultimodalInput, Task, Text
 
 __all__ = ["FAULTS", "FaultyNames", "shared_captions"]
 

@@ -31,7 +31,8 @@ from data_adapters.emoji_drawing import (
     page_of,
 )
 from data_adapters.emoji_source import Emoji, emoji_of_split, load_emoji, picture_twins, templates
-from mmembed.types import Image, MultimodalInput, Page, RetrievalTask, Text, Video
+from mmembed.tasks import RetrievalTask
+from mmembed.types import Image, MultimodalInput, Page, Text, Video
 
 __all__ = [
     "MODALITIES",

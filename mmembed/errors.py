@@ -6,6 +6,7 @@ MMEmbedError
 |-- CheckpointError (ValueError)     a model folder is incomplete, unsafe or of another format
 |-- SpaceMismatchError (ValueError)  vectors of two different embedding spaces would be mixed
 |-- StoreError (ValueError)          stored vectors or an index are damaged, in use or unknown
+|-- EvaluationDataError (ValueError) the data of a task are missing, damaged or not those expected
 |-- TrainingDiverged (RuntimeError)  a loss or gradient is not finite; no weight was changed
 `-- MissingDependencyError (ImportError)  an optional extra is not installed
 """
@@ -19,6 +20,7 @@ __all__ = [
     "INPUT_ERROR_CODES",
     "CheckpointError",
     "ConfigError",
+    "EvaluationDataError",
     "InputError",
     "InputErrorCode",
     "MMEmbedError",
@@ -146,6 +148,21 @@ class SpaceMismatchError(MMEmbedError, ValueError):
 
 class StoreError(MMEmbedError, ValueError):
     """Stored vectors or an index on disk are damaged, in use by another process, or unknown."""
+
+
+class EvaluationDataError(MMEmbedError, ValueError):
+    """The data of a task are missing, damaged or not those expected.
+
+    Attributes:
+        missing: every file that is not there, relative to the data root.
+    """
+
+    def __init__(self, message: str, *, missing: Sequence[str] = ()) -> None:
+        super().__init__(message, tuple(missing))
+        self.missing = tuple(missing)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TrainingDiverged(MMEmbedError, RuntimeError):  # noqa: N818  the field's word

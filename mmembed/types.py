@@ -40,7 +40,6 @@ __all__ = [
     "MultimodalInput",
     "Page",
     "Part",
-    "RetrievalTask",
     "Role",
     "Task",
     "Text",
@@ -178,21 +177,6 @@ class ContrastiveExample:
     label: str | None = None
     negative_labels: tuple[str, ...] = ()
     scores: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class RetrievalTask:
-    """A retrieval test: every query is ranked against the whole corpus.
-
-    `relevant[query_id]` maps document ids to a positive grade; ids absent from it are irrelevant.
-    """
-
-    name: str
-    queries: Mapping[str, MultimodalInput]
-    corpus: Mapping[str, MultimodalInput]
-    relevant: Mapping[str, Mapping[str, float]]
-    query_instruction: str | None = None
-    document_instruction: str | None = None
 
 
 _ACCEPTED = (

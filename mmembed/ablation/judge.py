@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mmembed.encoder.embedder import Embedder
-from mmembed.types import RetrievalTask
+from mmembed.tasks import RetrievalTask
 
 __all__ = ["METRICS", "Scores", "first_ranks", "judge", "metrics_of"]
 

@@ -31,7 +31,7 @@ from mmembed.errors import ConfigError, TrainingDiverged
 from mmembed.evaluation.references import TaskEntry
 from mmembed.training.metrics import read_metrics
 from mmembed.training.stages import train
-from mmembed.types import RetrievalTask
+from mmembed.tasks import RetrievalTask
 
 __all__ = ["Record", "Results", "each_result", "execute", "last_stage", "make_start", "starts"]
 

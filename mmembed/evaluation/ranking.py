@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmembed.types import RetrievalTask
+from mmembed.tasks import RetrievalTask
 
 __all__ = ["RankedTask", "chance_hit_rate", "hit_rate", "rank", "top_k"]
 

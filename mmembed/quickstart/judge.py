@@ -11,7 +11,8 @@ import numpy as np
 
 from mmembed.encoder.embedder import Embedder
 from mmembed.evaluation.ranking import RankedTask, chance_hit_rate, hit_rate, rank
-from mmembed.types import MultimodalInput, RetrievalTask, Role
+from mmembed.tasks import RetrievalTask
+from mmembed.types import MultimodalInput, Role
 
 __all__ = ["CUTOFFS", "Judgement", "judge"]
 

@@ -27,7 +27,8 @@ from mmembed.inputs.sizing import MediaBudget
 from mmembed.quickstart.judge import CUTOFFS, Judgement
 from mmembed.search.searcher import Hit as Found
 from mmembed.training.metrics import read_metrics
-from mmembed.types import Image, MultimodalInput, Page, RetrievalTask, Text, Video
+from mmembed.tasks import RetrievalTask
+from mmembed.types import Image, MultimodalInput, Page, Text, Video
 
 __all__ = [
     "Models",

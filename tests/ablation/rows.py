@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from mmembed.types import ContrastiveExample, MultimodalInput, RetrievalTask
+from mmembed.tasks import RetrievalTask
+from mmembed.types import ContrastiveExample, MultimodalInput
 from tests.training.pairs import COLOURS, ColourPairs
 
 __all__ = ["Colours", "colour_task", "texts"]

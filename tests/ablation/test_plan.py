@@ -14,7 +14,8 @@ from mmembed.ablation.plan import Ablation, Comparison, Run, load_ablation
 from mmembed.config.validation import validate
 from mmembed.errors import ConfigError
 from mmembed.evaluation.ranking import rank
-from mmembed.types import MultimodalInput, RetrievalTask
+from mmembed.tasks import RetrievalTask
+from mmembed.types import MultimodalInput
 
 ANYTHING = {"reference": "tests.ablation.rows:texts"}
 

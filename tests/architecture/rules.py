@@ -18,6 +18,7 @@ ORDER = (
     ("errors",),
     ("sources",),
     ("types",),
+    ("tasks",),
     ("config",),
     ("inputs",),
     ("store",),
@@ -27,6 +28,7 @@ ORDER = (
     ("data",),
     ("soup",),
     ("training",),
+    ("baselines",),
     ("evaluation",),
     ("ablation",),
     ("quickstart",),
@@ -46,6 +48,10 @@ ARCHITECTURE_HOMES = {
 NAMED_AFTER_ONE = re.compile(r"qwen[-_]vl[-_]utils|sentence_bert_config")  # library, file name
 RECIPE = re.compile(r"rzen|qzhou|kalm|vlm2vec|qwen3[-_]?emb", re.IGNORECASE)
 
+ADAPTER_WORDS = ("mmembed.types", "mmembed.tasks", "mmembed.errors")
+
+# The files of the public scorers are pickles; this module reads numbers and names out of them only.
+UNPICKLER_HOME = "mmembed.evaluation.pickled_vectors"
 NETWORK_HOMES = {"mmembed.inputs.fetch", "mmembed.server"}
 NETWORK = (
     "requests httpx httpx2 aiohttp urllib3 urllib.request http.client http.server socket ftplib"
@@ -206,8 +212,8 @@ def fences_hold(module: Module) -> Violations:
         if module.name.startswith("mmembed") and is_under(target, "data_adapters"):
             yield line, f"adapters are named in configurations only: imports {target}"
         if module.name.startswith("data_adapters") and is_under(target, "mmembed"):
-            if not is_under(target, "mmembed.types"):
-                yield line, f"an adapter imports mmembed.types only: imports {target}"
+            if not is_under(target, *ADAPTER_WORDS):
+                yield line, f"an adapter imports {', '.join(ADAPTER_WORDS)} only: imports {target}"
     if module.name.startswith("mmembed"):
         for node in module.strings:
             if re.match(r"data_adapters([.:/]|$)", node.value):
@@ -265,7 +271,7 @@ def recipes_are_data(module: Module) -> Violations:
 
 def nothing_unsafe(module: Module) -> Violations:
     for line, target in module.imports:
-        if is_under(target, *UNPICKLERS):
+        if is_under(target, *UNPICKLERS) and module.name != UNPICKLER_HOME:
             yield line, f"imports {target}, which runs code from files"
         if is_under(target, *NETWORK) and module.name not in NETWORK_HOMES:
             yield line, f"imports {target}; only mmembed.inputs.fetch opens connections"

@@ -62,7 +62,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, tiny_checkpoint: Path) -> None
     source = write_lines(tmp_path / "items.jsonl", texts(5))
     done = run(source, "--model", tiny_checkpoint, "--out", tmp_path / "out", "--dry-run")
     assert done.exit_code == 0, done.stderr
-    assert "5 rows in 1 shards" in done.stdout and "hours in one process" in done.stdout
+    assert "5 rows in 1 shard\n" in done.stdout and "hours in one process" in done.stdout
     assert not (tmp_path / "out").exists()
 
 

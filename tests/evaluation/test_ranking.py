@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mmembed.evaluation.ranking import chance_hit_rate, hit_rate, rank, top_k
-from mmembed.types import MultimodalInput, RetrievalTask
+from mmembed.tasks import RetrievalTask
+from mmembed.types import MultimodalInput
 
 
 def unit(rng, count, width=8):

@@ -1,0 +1,1 @@
+"""Models that are judged: ours, and those of other libraries behind the same few methods."""

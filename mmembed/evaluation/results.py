@@ -1,0 +1,182 @@
+"""What a run of a suite leaves behind: one result for each task, and what made them.
+
+    OUT/
+      run.json              model, profile, hashes, hardware, seconds, counts: `RunRecord`
+      scores/TASK.json      metrics under every tie policy; equal bytes for equal vectors
+      queries/TASK.jsonl    one line for each query: its value, its first documents
+
+Scores hold nothing that differs between two runs of the same plan over the same vectors; whatever
+does (time, hardware, cache hits) is in `run.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mmembed.errors import EvaluationDataError
+from mmembed.store.durable import write_atomically
+from mmembed.tasks import TaskCard
+
+__all__ = [
+    "TIES",
+    "QueryResult",
+    "RunResults",
+    "TaskResult",
+    "TiePolicy",
+    "read_results",
+    "read_task_result",
+    "write_run_record",
+    "write_task_result",
+]
+
+# pessimistic: of equal scores, what is not relevant comes first. official: what comes first in the
+# pool does, as in the public scorers. docid: the larger id does, as in trec_eval and mteb.
+TiePolicy = Literal["pessimistic", "official", "docid"]
+TIES: tuple[TiePolicy, ...] = get_args(TiePolicy)
+
+_FORMAT = "mmembed-score/1"
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """One query of a task.
+
+    Attributes:
+        id: of the query (or of the pair).
+        value: main metric of this query under each tie policy; for pairs the cosine.
+        top: ids and scores of the first documents under `pessimistic`, best first, at most 10.
+        relevant: which of `top` are relevant.
+    """
+
+    id: str
+    value: Mapping[str, float]
+    top: tuple[tuple[str, float], ...] = ()
+    relevant: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task under one model.
+
+    Attributes:
+        metrics: tie policy -> metric -> value in [0, 1] (`spearman` in [-1, 1]). The counts
+            `num_pred` and `num_data` are among them for retrieval.
+        tie_affected: queries whose value differs between two tie policies.
+        missing: what was dropped; a task with any is partial.
+    """
+
+    card: TaskCard
+    metrics: Mapping[str, Mapping[str, float]]
+    num_queries: int
+    num_documents: int
+    tie_affected: int = 0
+    missing: tuple[str, ...] = ()
+    queries: tuple[QueryResult, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def is_partial(self) -> bool:
+        return bool(self.missing)
+
+    def value(self, ties: TiePolicy = "pessimistic") -> float:
+        """The main metric."""
+        return self.metrics[ties][self.card.main_metric]
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """All results of an output folder. `record` is the content of `run.json`."""
+
+    folder: Path
+    tasks: Mapping[str, TaskResult] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_task_result(folder: Path, result: TaskResult) -> Path:
+    """Write `scores/TASK.json` and `queries/TASK.jsonl`, each atomically; the former last."""
+    for name in ("scores", "queries"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(asdict(query), sort_keys=True) + "\n" for query in result.queries)
+    write_atomically(folder / "queries" / f"{result.name}.jsonl", "".join(lines).encode("ascii"))
+    score = {"format": _FORMAT, **asdict(result), "missing": list(result.missing)}
+    del score["queries"]
+    path = folder / "scores" / f"{result.name}.json"
+    write_atomically(path, (json.dumps(score, sort_keys=True, indent=2) + "\n").encode("ascii"))
+    return path
+
+
+def write_run_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `run.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    payload = json.dumps(record, sort_keys=True, indent=2) + "\n"
+    write_atomically(folder / "run.json", payload.encode("ascii"))
+
+
+def read_results(folder: Path, *, with_queries: bool = False) -> RunResults:
+    """Everything in an output folder, tasks in the order of their names.
+
+    Raises:
+        EvaluationDataError: no results there, or a damaged file.
+    """
+    paths = sorted((folder / "scores").glob("*.json"))
+    if not paths:
+        raise EvaluationDataError(
+            f"{folder} has no results (scores/*.json); make them with `mmembed eval run --out`"
+        )
+    tasks = {path.stem: read_task_result(path, with_queries=with_queries) for path in paths}
+    path = folder / "run.json"
+    record = _parsed(path, path.read_text("utf-8")) if path.is_file() else {}
+    return RunResults(folder, tasks, record)
+
+
+def read_task_result(path: Path, *, with_queries: bool = False) -> TaskResult:
+    """One `scores/TASK.json`, and its queries if asked for.
+
+    Raises:
+        EvaluationDataError: damaged, or a value that is no finite number.
+    """
+    score = _parsed(path, path.read_text("utf-8"))
+    if score.pop("format", None) != _FORMAT:
+        raise EvaluationDataError(f"{path} is no result file of this version ({_FORMAT})")
+    try:
+        result = TaskResult(
+            **{**score, "card": TaskCard(**score["card"]), "missing": tuple(score["missing"])}
+        )
+    except (KeyError, TypeError) as error:
+        raise EvaluationDataError(f"{path} is damaged: {error}") from None
+    for ties, metrics in result.metrics.items():
+        for name, value in metrics.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise EvaluationDataError(f"{path}: {name} under {ties} is {value!r}, no number")
+    if not with_queries:
+        return result
+    lines = path.parent.parent / "queries" / f"{path.stem}.jsonl"
+    if not lines.is_file():
+        raise EvaluationDataError(f"{lines} is missing; run the task again")
+    queries = tuple(
+        _query(_parsed(lines, line)) for line in lines.read_text("utf-8").splitlines()
+    )
+    return TaskResult(**{**vars(result), "queries": queries})
+
+
+def _query(record: dict[str, Any]) -> QueryResult:
+    top = tuple((str(name), float(score)) for name, score in record["top"])
+    return QueryResult(record["id"], record["value"], top, tuple(record["relevant"]))
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise EvaluationDataError(f"{path} is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise EvaluationDataError(f"{path} holds no JSON object")
+    return record
