@@ -29,9 +29,9 @@ from mmembed.config.recipe import Recipe
 from mmembed.encoder.scratch import create_checkpoint
 from mmembed.errors import ConfigError, TrainingDiverged
 from mmembed.evaluation.references import TaskEntry
+from mmembed.tasks import RetrievalTask
 from mmembed.training.metrics import read_metrics
 from mmembed.training.stages import train
-from mmembed.tasks import RetrievalTask
 
 __all__ = ["Record", "Results", "each_result", "execute", "last_stage", "make_start", "starts"]
 

@@ -161,9 +161,7 @@ def read_task_result(path: Path, *, with_queries: bool = False) -> TaskResult:
     lines = path.parent.parent / "queries" / f"{path.stem}.jsonl"
     if not lines.is_file():
         raise EvaluationDataError(f"{lines} is missing; run the task again")
-    queries = tuple(
-        _query(_parsed(lines, line)) for line in lines.read_text("utf-8").splitlines()
-    )
+    queries = tuple(_query(_parsed(lines, line)) for line in lines.read_text("utf-8").splitlines())
     return TaskResult(**{**vars(result), "queries": queries})
 
 

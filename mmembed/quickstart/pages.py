@@ -26,8 +26,8 @@ from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.inputs.sizing import MediaBudget
 from mmembed.quickstart.judge import CUTOFFS, Judgement
 from mmembed.search.searcher import Hit as Found
-from mmembed.training.metrics import read_metrics
 from mmembed.tasks import RetrievalTask
+from mmembed.training.metrics import read_metrics
 from mmembed.types import Image, MultimodalInput, Page, Text, Video
 
 __all__ = [

@@ -28,9 +28,9 @@ from mmembed.quickstart.judge import Judgement, judge
 from mmembed.search.corpus import index_folder
 from mmembed.search.index import ExactIndex
 from mmembed.search.searcher import Searcher
+from mmembed.tasks import RetrievalTask
 from mmembed.training.progress import training_progress
 from mmembed.training.stages import TrainResult, model_overrides, train
-from mmembed.tasks import RetrievalTask
 from mmembed.types import MultimodalInput
 
 __all__ = ["run"]
