@@ -34,6 +34,7 @@ from mmembed.errors import CheckpointError
 
 __all__ = [
     "ATTENTION_NAME",
+    "attention_kernel",
     "cumulative",
     "packed_attention",
     "set_causal",
@@ -105,13 +106,20 @@ def packed_attention(
             f"a sequence of {shared + max(lengths)} tokens exceeds the sliding window of "
             f"{sliding_window}; lower max_tokens"
         )
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
-        kernel = _varlen_kernel()
-        if kernel is not None:
-            return _flat_attention(
-                kernel, query, key, value, lengths, shared, scaling, causal
-            ), None
+    kernel = _kernel_of(query.device.type, query.dtype)
+    if kernel is not None and not dropout:
+        return _flat_attention(kernel, query, key, value, lengths, shared, scaling, causal), None
     return _batched_attention(query, key, value, lengths, shared, scaling, dropout, causal), None
+
+
+def attention_kernel(device_type: str, dtype: torch.dtype) -> str:
+    """`varlen` or `sdpa`: which of the two kernels packed rows of this kind go through."""
+    return "sdpa" if _kernel_of(device_type, dtype) is None else "varlen"
+
+
+def _kernel_of(device_type: str, dtype: torch.dtype) -> Callable[..., Tensor] | None:
+    half = dtype in (torch.bfloat16, torch.float16)
+    return _varlen_kernel() if half and device_type == "cuda" else None
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,8 @@ class Embedder(LoadedModel):
             cache: a folder, or an `EmbeddingStore`, of vectors by content. Items that it has are
                 not encoded; the others join it while the call runs, so that a call that is cut
                 goes on from there. A vector is found again for equal content, role, instruction
-                and options under the same model, whatever dtype and device it came from. Media
-                behind addresses and items that fail are not kept.
+                and options under the same model, dtype and kind of device. Media behind
+                addresses and items that fail are not kept.
             return_report: return `(vectors, EncodeReport)`.
 
         Returns:
@@ -226,6 +226,7 @@ class Embedder(LoadedModel):
             normalize=on_model if normalize is None else normalize,
             on_model=on_model,
             policy=self.processor.decoder.policy,
+            numerics=self.numerics,
         )
 
     def similarity(self, a: Any, b: Any) -> np.ndarray:

@@ -9,11 +9,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from mmembed.encoder.attention import attention_kernel
+from mmembed.encoder.backbone import Backbone
 from mmembed.encoder.encoder import EncoderConfig
 from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.processor import InputConfig
 
-__all__ = ["EXTRA_TENSORS_FILE", "fingerprint", "package_versions"]
+__all__ = ["EXTRA_TENSORS_FILE", "fingerprint", "numerics", "package_versions"]
 
 # Tensors beside the model (learned temperatures, ...): no part of the embedding space.
 EXTRA_TENSORS_FILE = "mmembed_extra.safetensors"
@@ -72,6 +76,17 @@ def _pixel_choices(media: MediaPolicy) -> dict[str, Any]:
         for name in names
         if getattr(media, name) != getattr(default, name)
     }
+
+
+def numerics(backbone: Backbone) -> str:
+    """What moves a vector within rounding: kind of device, dtype, attention kernel.
+
+    `cpu float32 sdpa`, `cuda bfloat16 varlen`; under autocast its dtype.
+    """
+    kind, dtype = backbone.device.type, backbone.model.dtype
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    return f"{kind} {str(dtype).removeprefix('torch.')} {attention_kernel(kind, dtype)}"
 
 
 def package_versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ by count; equal items run once.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sys
 import threading
 import time
@@ -26,7 +27,7 @@ from mmembed.encoder.calibration import BatchTokens, CallBudget, memory_file, se
 from mmembed.encoder.device_queue import DeviceQueue, Rows
 from mmembed.encoder.duplicates import unique_items
 from mmembed.encoder.encoder import Encoder
-from mmembed.encoder.identity import fingerprint
+from mmembed.encoder.identity import fingerprint, numerics
 from mmembed.encoder.preparation import Prepared, prepared_windows
 from mmembed.encoder.report import EncodeReport, EncodeRun
 from mmembed.encoder.vector_cache import VectorCache, file_digest
@@ -78,6 +79,16 @@ class LoadedModel:
                 allow_special_tokens=self.processor.allow_special_tokens,
             )
         return self._fingerprint
+
+    @property
+    def numerics(self) -> str:
+        """How vectors are computed now: kind of device, dtype, attention kernel."""
+        return numerics(self.encoder.backbone)
+
+    @property
+    def space(self) -> str:
+        """64 hex digits: `fingerprint` and `numerics`, everything that changes a vector."""
+        return hashlib.sha256(f"{self.fingerprint} {self.numerics}".encode()).hexdigest()
 
     @property
     def device(self) -> torch.device:

@@ -91,6 +91,7 @@ class VectorCache:
         normalize: whether they are to be unit vectors.
         on_model: whether those of the model are.
         policy: files outside it are neither read nor found.
+        numerics: how the model computes; rows of another dtype or kernel are not found.
 
     Raises:
         SpaceMismatchError: the store's vectors are too short.
@@ -106,6 +107,7 @@ class VectorCache:
         normalize: bool,
         on_model: bool,
         policy: MediaPolicy,
+        numerics: str,
     ) -> None:
         wanted = truncate_dim or native
         if not wanted <= store.dimension <= native:
@@ -124,6 +126,7 @@ class VectorCache:
         self._wanted = wanted
         self._normalize = normalize and (wanted < store.dimension or not on_model)
         self._digest = file_digest(policy)
+        self._numerics = numerics
         self._keys: dict[int, _Named] = {}
         self._fresh: dict[str, np.ndarray] = {}
         self._committed = time.monotonic()
@@ -193,7 +196,8 @@ class VectorCache:
     def _name(self, item: MultimodalInput, role: Role) -> _Named | None:
         try:
             stamps = tuple((path, _stamp(path)) for path in _paths(item))
-            return content_key(item, role, digest=self._digest), stamps
+            key = content_key(item, role, numerics=self._numerics, digest=self._digest)
+            return key, stamps
         except InputError:  # encoding it says why
             return None
 

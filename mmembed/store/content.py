@@ -56,7 +56,9 @@ def _unreadable(path: Path, error: OSError) -> InputError:
     return InputError("corrupt", f"cannot be read: {reason}", source=printable_name(path))
 
 
-def content_key(item: MultimodalInput, role: Role, *, digest: Digest = hash_file) -> str:
+def content_key(
+    item: MultimodalInput, role: Role, *, numerics: str = "", digest: Digest = hash_file
+) -> str:
     """sha256 over everything of an item that can change its vector under one model, 64 hex.
 
     Fields are typed and length-prefixed, so no two different items share a byte string: pictures
@@ -65,6 +67,8 @@ def content_key(item: MultimodalInput, role: Role, *, digest: Digest = hash_file
     count, since it does not change what a page shows.
 
     Args:
+        numerics: how the model computes (`identity.numerics`), where vectors of several dtypes
+            or kernels may be kept together.
         digest: sha256 hex of a file; to give when files are already hashed.
 
     Raises:
@@ -74,6 +78,8 @@ def content_key(item: MultimodalInput, role: Role, *, digest: Digest = hash_file
     hasher = _FieldHasher()
     hasher.text("format", "mmembed-content/1")
     hasher.text("role", role)
+    if numerics:
+        hasher.text("numerics", numerics)
     hasher.value("instruction", item.instruction)
     hasher.value("parts", len(item.parts))
     for part in item.parts:

@@ -56,12 +56,13 @@ RULES: dict[Rule, tuple[list[Module], list[Module]]] = {
             in_("mmembed.losses.masks", "import numpy as np"),
             in_("mmembed.quickstart", "import data_adapters.emoji"),
             in_("mmembed.quickstart", "ADAPTER = 'data_adapters.emoji:Emoji'"),
-            in_("data_adapters.emoji", "from mmembed.errors import InputError"),
+            in_("data_adapters.emoji", "from mmembed.inputs.media import MediaPolicy"),
         ],
         [
             in_("mmembed.losses.masks", "import math\nimport torch\nimport mmembed.errors"),
             in_("mmembed.training.trainer", "from mmembed.losses import info_nce"),
             in_("data_adapters.emoji", "from mmembed.types import Image\nimport pyarrow"),
+            in_("data_adapters.mmeb.files", "from mmembed.errors import EvaluationDataError"),
             in_("mmembed.data.adapter", "'''As in data_adapters.emoji:Emoji.'''"),
         ],
     ),
@@ -101,6 +102,7 @@ RULES: dict[Rule, tuple[list[Module], list[Module]]] = {
     nothing_unsafe: (
         [
             in_("mmembed.data.mining", "import pickle"),
+            in_("mmembed.evaluation.pickled_vectors", "import pickle\npickle.load(file)"),
             in_("mmembed.soup", "import torch\ntorch.load(path)"),
             in_("mmembed.soup", "from torch import load"),
             in_("mmembed.soup", "import torch as t\nt.load(path)"),
@@ -118,6 +120,7 @@ RULES: dict[Rule, tuple[list[Module], list[Module]]] = {
             in_("mmembed.search.store", "print('x')"),
         ],
         [
+            in_("mmembed.evaluation.pickled_vectors", "import pickle\npickle.Unpickler"),
             in_("mmembed.inputs.fetch", "import http.client, socket"),
             in_("mmembed.types", "from urllib.parse import urlsplit"),
             in_("mmembed.encoder.backbone", "f(p, trust_remote_code=False)"),

@@ -65,6 +65,8 @@ FORBIDDEN_CALLS = {
     "os.system": "runs a shell",
     "os.popen": "runs a shell",
     "torch.load": "unpickles; checkpoints are safetensors",
+    "pickle.load": "runs code from files; a subclass of Unpickler says what it may find",
+    "pickle.loads": "runs code from files; a subclass of Unpickler says what it may find",
     "yaml.load": "builds arbitrary objects; use yaml.safe_load",
     "os.putenv": "changes the environment of the caller's process",
     "os.unsetenv": "changes the environment of the caller's process",

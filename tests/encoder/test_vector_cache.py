@@ -102,6 +102,20 @@ def test_the_cache_of_another_model_is_refused_by_name(embedder, tiny_checkpoint
                 other.encode(["a"], cache=cache)
 
 
+def test_a_row_of_another_dtype_is_not_found(embedder, tiny_checkpoint, tmp_path):
+    full, report = embedder.encode(["a cat"], cache=tmp_path, return_report=True)
+    with Embedder.from_pretrained(tiny_checkpoint, dtype="bfloat16", num_workers=1) as half:
+        assert half.fingerprint == embedder.fingerprint and half.space != embedder.space
+        rows, report = half.encode(["a cat"], cache=tmp_path, return_report=True)
+        assert report.num_cached == 0
+        assert np.array_equal(rows, half.encode(["a cat"]))
+        assert not np.array_equal(rows, full)
+        rows, report = half.encode(["a cat"], cache=tmp_path, return_report=True)
+        assert report.num_cached == 1
+    rows, report = embedder.encode(["a cat"], cache=tmp_path, return_report=True)
+    assert report.num_cached == 1 and np.array_equal(rows, full)
+
+
 def test_what_is_no_store_is_refused(embedder):
     with pytest.raises(ConfigError, match="cache is a dict"):
         embedder.encode(["a"], cache={})
