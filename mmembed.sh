@@ -118,7 +118,9 @@ case $job in
         ;;
     test)
         install dev
-        exec "$python" -m pytest -q "$@"
+        # One file on each core at a time, with one thread: more would wait for each other.
+        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+        exec "$python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile "$@"
         ;;
     lint)
         install dev
