@@ -1,0 +1,69 @@
+"""The older form of the image annotations, `TIGER-Lab/MMEB-eval`: instruction and text merged.
+
+`qry_text` is `<|image_1|>`, a line break, the instruction, a blank, the text and one or two line
+breaks; so are the entries of `tgt_text` where candidates have pictures. The instructions that
+texts follow are listed in `image.json`, under `merged_query` and `merged_target`; where the list
+is empty the whole string is the instruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from data_adapters.mmeb.catalog import Entry
+from mmembed.errors import EvaluationDataError
+
+__all__ = ["LEGACY_REPO", "instruct_row", "is_merged", "legacy_entry"]
+
+LEGACY_REPO = "TIGER-Lab/MMEB-eval"
+_MARKER = "<|image_1|>"
+
+
+def legacy_entry(entry: Entry) -> Entry:
+    """The same data set in the older repository."""
+    source = f"{LEGACY_REPO} / {entry.config} / {entry.split}"
+    return replace(entry, repo=LEGACY_REPO, card=replace(entry.card, source=source))
+
+
+def is_merged(entry: Entry) -> bool:
+    return entry.repo == LEGACY_REPO
+
+
+def instruct_row(entry: Entry, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the older form with the columns of the newer.
+
+    Raises:
+        EvaluationDataError: the text does not begin with an instruction of this data set.
+    """
+    queries = entry.options.get("merged_query", ())
+    instruction, text = _split(entry, row["qry_text"] or "", queries)
+    new = {**row, "qry_inst": instruction.rstrip("\n"), "qry_text": text, "tgt_inst": ""}
+    if entry.family in ("cls", "qa", "i2t"):
+        return new
+    merged = [text or "" for text in row["tgt_text"]]
+    targets = entry.options.get("merged_target", ())
+    pairs = [_split(entry, text, targets) for text in merged]
+    instruction = pairs[0][0] if pairs else ""
+    if entry.family == "t2i":
+        # The newer form of these has no line break at the end; that of the others has.
+        instruction = instruction.rstrip("\n")
+    return {**new, "tgt_inst": instruction, "tgt_text": [text for _, text in pairs]}
+
+
+def _split(entry: Entry, merged: str, instructions: Sequence[str]) -> tuple[str, str]:
+    """Instruction, with the marker in front as in the newer form, and text."""
+    if not instructions:
+        return merged, ""
+    plain = merged.replace(_MARKER, "").lstrip()
+    lead = merged[: len(merged) - len(plain)] if merged.endswith(plain) else ""
+    for instruction in instructions:
+        if plain.startswith(instruction):
+            text = plain[len(instruction) :].removeprefix(" ").rstrip("\n")
+            return lead + instruction, text
+    raise EvaluationDataError(
+        f"{entry.card.name} ({LEGACY_REPO}): {merged[:100]!r} does not begin with "
+        f"{' or '.join(map(repr, instructions))}, so instruction and text cannot be told apart. "
+        f"Use the annotations of the newer form ({entry.repo} is the older one)."
+    )

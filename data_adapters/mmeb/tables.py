@@ -1,0 +1,192 @@
+"""Tables of a downloaded hub repository: which files they are, and their rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmembed.errors import EvaluationDataError, MissingDependencyError
+
+__all__ = ["find_table", "read_rows"]
+
+_SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(?:parquet|arrow)$")
+
+
+def find_table(folder: Path, config: str, split: str) -> list[Path]:
+    """The files of one split, in order; [] when there are none.
+
+    Raises:
+        EvaluationDataError: some shards of a table are there and others are not.
+    """
+    if not folder.is_dir():
+        return []
+    for files in _candidates(folder, config, split):
+        if files:
+            _check_shards(files)
+            return files
+    return []
+
+
+def _candidates(folder: Path, config: str, split: str) -> Iterator[list[Path]]:
+    yield _declared(folder, config, split)
+    names = [config] if config else ["default", ""]
+    for base in [folder / name if name else folder for name in names]:
+        yield _saved_to_disk(base / split)
+        if (base / "state.json").is_file():
+            yield _saved_to_disk(base)
+        yield _matching(base, f"{split}-*.parquet")
+        yield _matching(base / split, "*.parquet")
+        yield from ([file] for file in _existing(base, split))
+    data = folder / "data"
+    if config:
+        yield _matching(data / config, f"{split}-*.parquet")
+        yield _matching(folder, f"{config}-{split}-*.parquet")
+        for parent in (folder, data, folder / "json"):
+            yield from ([file] for file in _existing(parent, config))
+    else:
+        yield _matching(data, f"{split}-*.parquet")
+        yield from ([file] for file in _existing(data, split))
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if path.is_file())
+
+
+def _existing(folder: Path, stem: str) -> Iterator[Path]:
+    return filter(Path.is_file, (folder / f"{stem}{suffix}" for suffix in _SUFFIXES))
+
+
+def _saved_to_disk(folder: Path) -> list[Path]:
+    """The arrow files of a folder written by `datasets.save_to_disk`, as its state names them."""
+    state = folder / "state.json"
+    if not state.is_file():
+        return []
+    listed = _parse(state, state.read_text(encoding="utf-8")).get("_data_files", [])
+    files = [folder / Path(entry["filename"]).name for entry in listed]
+    absent = [str(file) for file in files if not file.is_file()]
+    if absent:
+        raise EvaluationDataError(f"{state} names files that are not there: {', '.join(absent)}")
+    return files
+
+
+def _declared(folder: Path, config: str, split: str) -> list[Path]:
+    """The files that the `configs:` of README.md name for this split."""
+    readme = folder / "README.md"
+    if not readme.is_file():
+        return []
+    head = re.match(r"---\r?\n(.*?)\r?\n---", readme.read_text(encoding="utf-8"), re.DOTALL)
+    try:
+        fields = yaml.safe_load(head.group(1)) if head else None
+    except yaml.YAMLError:
+        return []
+    listed = fields.get("configs") if isinstance(fields, dict) else None
+    configs = [item for item in listed if isinstance(item, dict)] if listed else []
+    for entry in configs:
+        name = str(entry.get("config_name", "default"))
+        if name == config or (not config and (len(configs) == 1 or name == "default")):
+            patterns = _patterns(entry.get("data_files"), split)
+            if any(".." in pattern or pattern.startswith("/") for pattern in patterns):
+                raise EvaluationDataError(f"{readme} names files outside its folder: {patterns}")
+            return [file for pattern in patterns for file in _matching(folder, pattern)]
+    return []
+
+
+def _patterns(declared: Any, split: str) -> list[str]:
+    """`data_files` is a pattern, a list of them (both mean `train`), or a list by split."""
+    if isinstance(declared, str):
+        declared = [declared]
+    patterns: list[str] = []
+    for entry in declared or []:
+        here = entry if isinstance(entry, dict) else {"split": "train", "path": entry}
+        if str(here.get("split")) == split:
+            path = here.get("path") or []
+            patterns += [path] if isinstance(path, str) else list(map(str, path))
+    return patterns
+
+
+def _check_shards(files: Sequence[Path]) -> None:
+    numbered = [(file, match) for file in files if (match := _SHARD.search(file.name))]
+    for file, match in numbered:
+        total = int(match.group(2))
+        stem = file.name[: match.start()]
+        wanted = [f"{stem}-{n:05}-of-{total:05}{file.suffix}" for n in range(total)]
+        absent = [name for name in wanted if not (file.parent / name).is_file()]
+        if absent:
+            raise EvaluationDataError(
+                f"{file.parent}: shards of a table are missing: {', '.join(absent)}. Download it "
+                "again.",
+                missing=absent,
+            )
+
+
+def read_rows(file: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of one file, with these columns or all.
+
+    Raises:
+        EvaluationDataError: the file is damaged, or a column is not there.
+    """
+    if file.suffix in (".jsonl", ".json"):
+        rows = _json_rows(file)
+    else:
+        rows = _arrow_rows(file, columns)
+    if columns is None:
+        return rows
+    for number, row in enumerate(rows):
+        absent = [column for column in columns if column not in row]
+        if absent:
+            raise EvaluationDataError(
+                f"{file}: row {number} has no {', '.join(absent)}; it has {', '.join(row)}"
+            )
+    return [{column: row[column] for column in columns} for row in rows]
+
+
+def _json_rows(file: Path) -> list[dict[str, Any]]:
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".json":
+        rows = _parse(file, text)
+    else:
+        # Not splitlines: captions hold other characters that it takes for line breaks.
+        lines = text.split("\n")
+        rows = [_parse(file, line, n) for n, line in enumerate(lines, 1) if line.strip()]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise EvaluationDataError(f"{file}: expected a list of objects")
+    return rows
+
+
+def _parse(file: Path, text: str, line: int | None = None) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        where = f"{file}, line {line}" if line else str(file)
+        raise EvaluationDataError(f"{where}: not JSON: {error}") from None
+
+
+def _arrow_rows(file: Path, columns: Sequence[str] | None) -> list[dict[str, Any]]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingDependencyError("pyarrow", "evaluation") from None
+    try:
+        if file.suffix == ".parquet":
+            names = pq.read_schema(file).names
+            kept = None if columns is None else [name for name in columns if name in names]
+            table = pq.read_table(file, columns=kept, partitioning=None)
+        else:
+            with pa.memory_map(str(file)) as source:
+                table = pa.ipc.open_stream(source).read_all()
+                # Rows are made while the map is open: they are views of it before that.
+                rows: list[dict[str, Any]] = table.to_pylist()
+                return rows
+    except (pa.ArrowException, OSError) as error:
+        raise EvaluationDataError(
+            f"{file}: damaged, or not a table ({type(error).__name__}: {str(error)[:200]})"
+        ) from None
+    rows = table.to_pylist()
+    return rows
