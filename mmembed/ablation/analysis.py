@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from mmembed.ablation.judge import METRICS
 from mmembed.ablation.plan import MEMBERS, Ablation, Comparison, Measure, Run
 from mmembed.ablation.runs import Record
-from mmembed.ablation.statistics import LEVEL, Difference, holm, paired, t_quantile
+from mmembed.ablation.statistics import Difference, paired, t_quantile
+from mmembed.evaluation.significance import LEVEL, holm
 
 __all__ = [
     "Noise",

@@ -1,9 +1,9 @@
 """How good a model is on retrieval tasks: every metric is higher for a better model.
 
-The rank of a query is that of its best relevant document; ties go to the document that comes first
-in the corpus, as in `evaluation.ranking`. `-ln rank`, minus the mean of the logarithms of the
-ranks, is 0 for a perfect model; a difference of 0.1 in it means ranks about 10 % lower. It uses
-all of every ranking and so varies less from seed to seed than a share of hits.
+The rank of a query is that of its best relevant document in the whole corpus, where the evaluator
+looks at the first ten; ties go to the document that comes first. `-ln rank`, minus the mean of the
+logarithms of the ranks, is 0 for a perfect model; a difference of 0.1 in it means ranks about 10 %
+lower. It uses all of every ranking and so varies less from seed to seed than a share of hits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Paired differences over seeds: Student's t, intervals, and Holm's rule for many comparisons.
+"""Paired differences over seeds: Student's t and its intervals.
 
 The unit is the seed: an arm and its reference start from the same weights and read the same rows
 in the same order, so the difference of one seed is one observation. Queries are no unit here: a
@@ -11,9 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["LEVEL", "Difference", "holm", "paired", "t_probability", "t_quantile"]
+from mmembed.evaluation.significance import LEVEL
 
-LEVEL = 0.05  # probability of an error of the first kind: 1 - the confidence of intervals
+__all__ = ["Difference", "paired", "t_probability", "t_quantile"]
 
 
 @dataclass(frozen=True)
@@ -83,24 +83,3 @@ def t_quantile(confidence: float, degrees: int) -> float:
         else:
             high = middle
     return high
-
-
-def holm(p_values: Sequence[float], level: float = LEVEL) -> list[tuple[float, float]]:
-    """Holm's step-down rule: (adjusted p, level of its interval) of each p-value.
-
-    With probability 1 - `level` no true hypothesis is rejected, i.e. has an adjusted p at or below
-    `level`. An interval of the returned level excludes 0 for exactly the rejected ones: it is the
-    level at which the rule tests this p-value, or, behind the first that is kept, that one's.
-    """
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted: list[tuple[float, float]] = [(1.0, level)] * len(p_values)
-    largest, stopped = 0.0, False
-    tested = level
-    for place, index in enumerate(order):
-        left = len(order) - place
-        if not stopped:
-            tested = level / left
-        largest = max(largest, min(1.0, left * p_values[index]))
-        stopped = stopped or p_values[index] > tested
-        adjusted[index] = (largest, tested)
-    return adjusted

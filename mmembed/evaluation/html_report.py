@@ -31,6 +31,9 @@ __all__ = [
     "Score",
     "Series",
     "TaskResult",
+    "example_article",
+    "matrix_table",
+    "section",
     "series_of_metrics",
     "write_page",
     "write_report",
@@ -97,7 +100,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Recall of every modality (row) searched in every other (column); None is left blank."""
+    """Values by row and column, such as modalities searched in each other; None is left blank."""
 
     title: str
     rows: tuple[str, ...]
@@ -181,31 +184,31 @@ def _body(report: Report) -> list[Child]:
         element("section", [element("p", text) for text in report.summary], class_="summary"),
     ]
     if report.results:
-        body.append(_section("Results", _results(report.results)))
+        body.append(section("Results", _results(report.results)))
     if report.matrix is not None:
-        body.append(_section(report.matrix.title, _matrix(report.matrix)))
+        body.append(section(report.matrix.title, matrix_table(report.matrix)))
     if report.examples:
-        body.append(_section("What the model finds", *map(_example, report.examples)))
+        body.append(section("What the model finds", *map(example_article, report.examples)))
     if report.searches:
-        body.append(_section("Searching a folder of files", *map(_example, report.searches)))
+        body.append(section("Searching a folder of files", *map(example_article, report.searches)))
     if report.charts:
         charts = element("div", [line_chart(chart) for chart in report.charts], class_="charts")
-        body.append(_section("Training", charts))
+        body.append(section("Training", charts))
     if report.seconds:
-        body.append(_section("Time", _times(report.seconds)))
+        body.append(section("Time", _times(report.seconds)))
     if report.environment:
         pairs = [
             (element("dt", name), element("dd", value))
             for name, value in report.environment.items()
         ]
-        body.append(_section("Environment", element("dl", pairs)))
+        body.append(section("Environment", element("dl", pairs)))
     if report.attribution:
         notes = [element("p", text) for text in report.attribution]
         body.append(element("footer", notes))
     return body
 
 
-def _section(title: str, *children: Child) -> Markup:
+def section(title: str, *children: Child) -> Markup:
     return element("section", element("h2", title), children)
 
 
@@ -247,7 +250,10 @@ def _results(results: Sequence[TaskResult]) -> Child:
     return element("div", table, class_="wide")
 
 
-def _matrix(matrix: Matrix) -> Child:
+def matrix_table(
+    matrix: Matrix, *, corner: str = "query \\ corpus", percent: bool = False
+) -> Child:
+    """The matrix with shades; `percent` shows shares as such."""
     widths = {len(row) for row in matrix.values}
     if len(matrix.values) != len(matrix.rows) or widths - {len(matrix.columns)}:
         raise ValueError(
@@ -256,7 +262,7 @@ def _matrix(matrix: Matrix) -> Child:
         )
     head = element(
         "tr",
-        element("th", "query \\ corpus", class_="muted"),
+        element("th", corner, class_="muted"),
         [element("th", name, scope="col") for name in matrix.columns],
     )
     rows = [
@@ -266,7 +272,7 @@ def _matrix(matrix: Matrix) -> Child:
             [
                 element("td", "", class_="blank")
                 if value is None
-                else element("td", _number(value), class_="heat", style=_fill(value))
+                else element("td", _shown(value, percent), class_="heat", style=_fill(value))
                 for value in values
             ],
         )
@@ -277,7 +283,7 @@ def _matrix(matrix: Matrix) -> Child:
     return [element("div", table, class_="wide"), comment]
 
 
-def _example(example: Example) -> Markup:
+def example_article(example: Example) -> Markup:
     comment = element("p", example.comment, class_="muted") if example.comment else ""
     hits = [_hit(rank, hit) for rank, hit in enumerate(example.hits, start=1)]
     query = element("div", _card(example.query), class_="query")
@@ -323,6 +329,10 @@ def _times(seconds: Mapping[str, float]) -> Markup:
         "tr", element("th", "total", scope="row"), element("td", f"{sum(seconds.values()):,.1f} s")
     )
     return element("table", element("tbody", rows, total), class_="times")
+
+
+def _shown(value: float, percent: bool) -> str:
+    return f"{100 * value:.1f}" if percent else _number(value)
 
 
 def _number(value: float) -> str:

@@ -51,12 +51,14 @@ class QueryResult:
         value: main metric of this query under each tie policy; for pairs the cosine.
         top: ids and scores of the first documents under `pessimistic`, best first, at most 10.
         relevant: which of `top` are relevant.
+        target: the graded similarity of a pair, which the interval of a correlation needs.
     """
 
     id: str
     value: Mapping[str, float]
     top: tuple[tuple[str, float], ...] = ()
     relevant: tuple[bool, ...] = ()
+    target: float | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ def read_task_result(path: Path, *, with_queries: bool = False) -> TaskResult:
 
 def _query(record: dict[str, Any]) -> QueryResult:
     top = tuple((str(name), float(score)) for name, score in record["top"])
-    return QueryResult(record["id"], record["value"], top, tuple(record["relevant"]))
+    relevant = tuple(record["relevant"])
+    return QueryResult(record["id"], record["value"], top, relevant, record.get("target"))
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:

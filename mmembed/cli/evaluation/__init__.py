@@ -1,0 +1,1 @@
+"""`mmembed eval`: one file for each command, a function of the command's name."""
