@@ -16,6 +16,7 @@ from mmembed import __version__
 from mmembed.cli.ablate import ablate
 from mmembed.cli.console import say
 from mmembed.cli.encode import encode
+from mmembed.cli.evaluation.application import evaluation
 from mmembed.cli.index import index
 from mmembed.cli.launch import launch
 from mmembed.cli.plan import plan
@@ -107,3 +108,4 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(recipe, name="recipe")
+app.add_typer(evaluation, name="eval")

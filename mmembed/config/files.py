@@ -23,6 +23,7 @@ __all__ = [
     "config_folders",
     "dump_recipe",
     "find_config",
+    "list_configs",
     "load_recipe",
     "parse_recipe",
     "read_yaml",
@@ -90,26 +91,43 @@ def config_folders() -> tuple[Path, ...]:
     return tuple(folders)
 
 
-def find_config(name: str, *, beside: Path | None = None) -> Path:
+def list_configs(folder: str = "", *, suffix: str = ".yaml") -> dict[str, Path]:
+    """Bare name -> file, of those in `configs/` or a folder under it."""
+    known: dict[str, Path] = {}
+    for root in reversed(config_folders()):
+        found = sorted((root / folder).glob(f"*{suffix}"))
+        known.update({path.name.removesuffix(suffix): path for path in found})
+    return dict(sorted(known.items()))
+
+
+def find_config(
+    name: str,
+    *,
+    beside: Path | None = None,
+    folder: str = "",
+    suffix: str = ".yaml",
+    kind: str = "recipe",
+) -> Path:
     """The file of a recipe given as a path or as a bare name (`rzenembed`).
+
+    Args:
+        folder: of bare names, under `configs/`.
+        kind: what such files are, for the message.
 
     Raises:
         ConfigError: no such file; lists the names there are.
     """
     direct = Path(name).expanduser()
     direct = beside / direct if beside is not None and not direct.is_absolute() else direct
-    for candidate in (direct, direct.with_name(direct.name + ".yaml")):
+    for candidate in (direct, direct.with_name(direct.name + suffix)):
         if candidate.is_file():
             return candidate
-    folders = config_folders()
-    known: dict[str, Path] = {}
-    for folder in reversed(folders):
-        known.update({path.stem: path for path in sorted(folder.glob("*.yaml"))})
-    if name.removesuffix(".yaml") in known:
-        return known[name.removesuffix(".yaml")]
+    known = list_configs(folder, suffix=suffix)
+    if name.removesuffix(suffix) in known:
+        return known[name.removesuffix(suffix)]
     raise ConfigError(
-        f"no recipe file {name!r}{did_you_mean(name, known)}. "
-        f"Give a path, or one of: {', '.join(sorted(known)) or '(none installed)'}"
+        f"no {kind} file {name!r}{did_you_mean(name, known)}. "
+        f"Give a path, or one of: {', '.join(known) or '(none installed)'}"
     )
 
 

@@ -27,8 +27,9 @@ from mmembed.encoder.options import check_encode
 from mmembed.errors import ConfigError, InputError
 from mmembed.search.item_sources import Shard, plan_sources, read_shard
 from mmembed.search.job_folder import JobFolder, JobSettings, read_vectors
-from mmembed.search.shard_worker import Reply, ShardWorker, WorkerSpec
+from mmembed.search.shard_worker import ShardWorker, WorkerSpec
 from mmembed.search.vector_files import encode_items, import_pyarrow
+from mmembed.search.worker_protocol import Reply
 from mmembed.store.durable import lock_folder
 
 __all__ = [

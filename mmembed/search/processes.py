@@ -1,7 +1,8 @@
 """Encodes the shards of a job in several processes of this machine.
 
 Each process loads the model itself and takes the next shard when it has finished one. Since a shard
-is what is batched together, its vectors do not depend on how many processes there are.
+is what is batched together, its vectors do not depend on how many processes there are. The program
+of the processes is `shard_worker`, or another one that speaks as it does (`evaluation`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,27 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from mmembed.errors import ConfigError
-from mmembed.search.item_sources import Shard
-from mmembed.search.shard_worker import Reply, WorkerSpec, parse_answer
+from mmembed.search.worker_protocol import ProcessSpec, Reply, parse_answer
 
-__all__ = ["default_processes", "encode_in_processes"]
+__all__ = ["NumberedShard", "default_processes", "encode_in_processes"]
 
 _ATTEMPTS = 2
+_PROGRAM = "mmembed.search.shard_worker"
+
+
+class NumberedShard(Protocol):
+    """A dataclass of plain values that the program understands."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def index(self) -> int: ...
+
+
+Spec = TypeVar("Spec", bound=ProcessSpec)
 
 
 def default_processes(device: str | None) -> int:
@@ -35,21 +49,24 @@ def default_processes(device: str | None) -> int:
 
 
 def encode_in_processes(
-    spec: WorkerSpec, shards: Sequence[Shard], processes: int
+    spec: ProcessSpec, shards: Sequence[NumberedShard], processes: int, *, program: str = _PROGRAM
 ) -> Generator[Reply]:
     """Replies as they come, in any order; that of a process that is ready comes before its shards.
 
     A process that dies is replaced and its shard tried once more, then given up.
 
+    Args:
+        program: module that `python -m` runs; it reads `spec` and then shards, a line each.
+
     Raises:
         InputError, ConfigError: what ends the job, such as a process that cannot load the model.
     """
-    todo: SimpleQueue[Shard] = SimpleQueue()
+    todo: SimpleQueue[NumberedShard] = SimpleQueue()
     for shard in shards:
         todo.put(shard)
     replies: SimpleQueue[Reply | Exception | None] = SimpleQueue()
     slots = [
-        _Slot(spec, number, processes, todo, replies)
+        _Slot(program, _share_of(spec, number, processes), todo, replies)
         for number in range(max(1, min(processes, len(shards))))
     ]
     try:
@@ -72,13 +89,13 @@ class _Slot:
 
     def __init__(
         self,
-        spec: WorkerSpec,
-        number: int,
-        processes: int,
-        todo: SimpleQueue[Shard],
+        program: str,
+        spec: ProcessSpec,
+        todo: SimpleQueue[NumberedShard],
         replies: SimpleQueue[Reply | Exception | None],
     ) -> None:
-        self._spec = _share_of(spec, number, processes)
+        self._program = program
+        self._spec = spec
         self._todo = todo
         self._replies = replies
         self._process: subprocess.Popen[bytes] | None = None
@@ -107,7 +124,7 @@ class _Slot:
         finally:
             self._kill()
 
-    def _encode(self, shard: Shard) -> None:
+    def _encode(self, shard: NumberedShard) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             if self._process is None:
                 self._start()
@@ -122,7 +139,7 @@ class _Slot:
     def _start(self) -> None:
         self._process = subprocess.Popen(
             # -P: modules of the current folder must not shadow the real ones
-            [sys.executable, "-P", "-m", "mmembed.search.shard_worker"],
+            [sys.executable, "-P", "-m", self._program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=_environment(self._spec),
@@ -174,21 +191,21 @@ class _Slot:
         return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
-def _share_of(spec: WorkerSpec, number: int, processes: int) -> WorkerSpec:
+def _share_of(spec: Spec, number: int, processes: int) -> Spec:
     """The spec for one of several processes: its GPU, or its part of the cores."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     changes: dict[str, object] = {
         "num_workers": spec.num_workers or max(1, min(8, (cores or 1) // processes)),
-        "num_threads": max(1, torch.get_num_threads() // processes),
+        "num_threads": spec.num_threads or max(1, torch.get_num_threads() // processes),
     }
     if spec.device in (None, "cuda") and torch.cuda.is_available():
         changes["device"] = f"cuda:{number % torch.cuda.device_count()}"
     return spec.model_copy(update=changes)
 
 
-def _environment(spec: WorkerSpec) -> dict[str, str]:
+def _environment(spec: ProcessSpec) -> dict[str, str]:
     """The parent's environment, so that the same mmembed is found, and its part of the cores."""
     package_root = str(Path(__file__).resolve().parents[2])
     inherited = os.environ.get("PYTHONPATH")

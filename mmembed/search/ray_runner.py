@@ -16,7 +16,8 @@ from typing import Any
 
 from mmembed.errors import ConfigError, MissingDependencyError
 from mmembed.search.item_sources import Shard
-from mmembed.search.shard_worker import Reply, ShardWorker, WorkerSpec, answer, parse_answer
+from mmembed.search.shard_worker import ShardWorker, WorkerSpec
+from mmembed.search.worker_protocol import Reply, answer, parse_answer
 
 __all__ = ["encode_on_ray"]
 

@@ -1,74 +1,41 @@
 """What every runner of an encode job runs: one loaded model that encodes shard after shard.
 
 Also the program of a process of its own, `python -m mmembed.search.shard_worker`, which
-`processes.py` starts: it reads a `WorkerSpec` and then shards, a JSON object a line, and answers
-each with one line. It ends when its standard input does, also in the middle of a shard.
+`processes.py` starts and `worker_protocol` speaks for.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import sys
-import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
-from mmembed.config.validation import StrictModel
 from mmembed.encoder.embedder import Embedder
-from mmembed.errors import ConfigError, InputError, MMEmbedError
+from mmembed.errors import ConfigError, InputError
 from mmembed.inputs.item_files import FileItem
 from mmembed.search.item_sources import Shard, SourceFile, read_shard
 from mmembed.search.job_folder import JobSettings, stage_files
 from mmembed.search.tables import Table
 from mmembed.search.vector_files import encode_items, file_payloads
+from mmembed.search.worker_protocol import ProcessSpec, Reply, serve
 
-__all__ = ["Reply", "ShardWorker", "WorkerSpec", "answer", "parse_answer"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["ShardWorker", "WorkerSpec"]
 
 
-class WorkerSpec(StrictModel):
-    """All that a worker needs to know, on whichever machine it runs.
+class WorkerSpec(ProcessSpec):
+    """All that a worker of a job needs to know, on whichever machine it runs.
 
     Attributes:
         folder: of the job; like the sources, at the same path for all workers.
-        num_workers: decode processes of this worker.
         batch_tokens: default: that of the device. Nothing is tried out or remembered for a job, so
             that a shard has the same bytes whoever encodes it.
-        num_threads: of torch; None leaves them as they are.
     """
 
-    model: str
     folder: str
     settings: JobSettings
     files: tuple[SourceFile, ...]
-    device: str | None = None
-    num_workers: int | None = None
     batch_tokens: int | None = None
-    num_threads: int | None = None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a worker says: it is ready, it has staged a shard, or a shard cannot be done.
-
-    Attributes:
-        space: (fingerprint, dimension) of its vectors; None when it has no model.
-        record: for `JobFolder.commit`, with `token`.
-        problem: why the shard `shard` could not be done.
-    """
-
-    space: tuple[str, int] | None = None
-    record: dict[str, Any] | None = None
-    token: str = ""
-    shard: int | None = None
-    problem: str | None = None
 
 
 class ShardWorker:
@@ -127,37 +94,6 @@ class ShardWorker:
         return Reply(self.space, record, self._token, shard.index)
 
 
-def answer(work: Callable[[], Reply]) -> dict[str, Any]:
-    """The reply, or why there is none, as JSON; everything but Ctrl-C is caught."""
-    try:
-        return {"reply": asdict(work())}
-    except InputError as error:
-        # the arguments of `InputError`
-        return {"input": [error.code, error.detail, error.part, error.source, error.index]}
-    except MMEmbedError as error:
-        return {"refused": str(error)}
-    except Exception as error:
-        logger.warning("a shard failed", exc_info=True)
-        return {"failed": f"{type(error).__name__}: {error}"}
-
-
-def parse_answer(message: dict[str, Any], shard: int | None = None) -> Reply:
-    """What `answer` made, on the other side.
-
-    Raises:
-        InputError, ConfigError: what ends the job.
-    """
-    if "input" in message:
-        code, detail, part, source, index = message["input"]
-        raise InputError(code, detail, part=part, source=source, index=index)
-    if "refused" in message:
-        raise ConfigError(message["refused"])
-    if "failed" in message:
-        return Reply(shard=shard, problem=message["failed"])
-    fields = message["reply"]
-    return Reply(**{**fields, "space": tuple(fields["space"])})
-
-
 def _named(error: InputError, entries: list[FileItem], shard: Shard) -> InputError:
     """The error with the row's number in the whole job and its id."""
     place = error.index[0] if isinstance(error.index, tuple) else int(error.index or 0)
@@ -171,34 +107,10 @@ def _named(error: InputError, entries: list[FileItem], shard: Shard) -> InputErr
     )
 
 
-def _serve() -> None:
-    # What libraries print belongs on standard error; standard output is for answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)
-    inbox: SimpleQueue[str] = SimpleQueue()
-    threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
-    spec = WorkerSpec(**json.loads(inbox.get()))  # pydantic's parser refuses odd file names
-    worker: list[ShardWorker] = []
-
-    def load() -> Reply:
-        worker.append(ShardWorker(spec))
-        return Reply(worker[0].space)
-
-    def say(message: dict[str, Any]) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
-
-    say(answer(load))
-    while worker:
-        shard = Shard(**json.loads(inbox.get()))
-        say(answer(lambda shard=shard: worker[0].encode(shard)))  # type: ignore[misc]
-
-
-def _listen(inbox: SimpleQueue[str]) -> None:
-    for line in sys.stdin:
-        inbox.put(line)
-    os._exit(0)  # whoever started this process is gone, or wants it to end
+def _load(fields: Any) -> tuple[Reply, Callable[[Any], Reply]]:
+    worker = ShardWorker(WorkerSpec(**fields))  # pydantic's parser refuses odd file names
+    return Reply(worker.space), lambda shard: worker.encode(Shard(**shard))
 
 
 if __name__ == "__main__":
-    _serve()
+    serve(_load)

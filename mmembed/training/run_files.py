@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from pathlib import Path
 from typing import Any, Literal
 
+from mmembed.config.checkout import git_revision
 from mmembed.config.files import dump_recipe, parse_recipe
 from mmembed.config.recipe import Recipe
 from mmembed.config.stage import StageConfig
@@ -58,7 +58,7 @@ def write_run_files(recipe: Recipe, output: Path, *, resume: Resume = "auto") ->
     write_atomically(path, dump_recipe(recipe).encode())
     fields = {
         "versions": package_versions(),
-        "git_revision": _git_revision(),
+        "git_revision": git_revision(),
         "fingerprint": recipe.fingerprint(len(recipe.stages)),
     }
     write_atomically(output / RUN_FILE, (json.dumps(fields, indent=2) + "\n").encode())
@@ -124,21 +124,3 @@ def _idle_keys(old: Any, new: Any) -> set[str]:
     """Differing keys that do not change the weights."""
     idle = StageConfig.idle_fields() | {"name"}
     return {key for key in _differing_keys(old, new) if idle & set(key.split("."))}
-
-
-def _git_revision() -> str | None:
-    """The commit of the checkout that mmembed runs from; None when it is installed."""
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():
-        return None
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()

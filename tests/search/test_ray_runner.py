@@ -16,7 +16,8 @@ from mmembed.search.item_sources import plan_sources
 from mmembed.search.job_folder import JobSettings, verify_job
 from mmembed.search.jobs import encode_dataset
 from mmembed.search.ray_runner import _Actor
-from mmembed.search.shard_worker import WorkerSpec, parse_answer
+from mmembed.search.shard_worker import WorkerSpec
+from mmembed.search.worker_protocol import parse_answer
 from tests.search.jobs import all_rows, contents, texts, write_lines
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -1,0 +1,97 @@
+"""The first layer of a run: tasks are read, every item is named, the data are written down.
+
+Needs no model. `mmembed eval prepare` stops here, `run` goes on with what this gives.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmembed.evaluation.manifest import check_manifest, make_manifest, read_manifest
+from mmembed.evaluation.plan import Plan, make_plan, media_files
+from mmembed.evaluation.scoring import check_task
+from mmembed.evaluation.suites import OpenSuite, Selection, load_suite
+from mmembed.store.file_hashes import FileHashes
+from mmembed.tasks import LoadedTask, Profile, TaskCard
+
+__all__ = ["Prepared", "hashes_file", "prepare", "shown_progress"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Tasks that were read, and the plan to encode them."""
+
+    suite: OpenSuite
+    tasks: Mapping[str, tuple[TaskCard, LoadedTask]]
+    plan: Plan
+    manifest: Mapping[str, Any]
+
+
+def prepare(
+    suite: str | Path,
+    data_root: Path | None = None,
+    *,
+    profile: Profile | str | None = None,
+    selection: Selection | None = None,
+    allow_missing: bool = False,
+    manifest: Path | None = None,
+    hashes: FileHashes | None = None,
+    show_progress_bar: bool | None = None,
+) -> Prepared:
+    """Read the tasks of a suite and plan what is to be encoded.
+
+    Args:
+        profile: default: that of the suite.
+        manifest: of an earlier call, or its folder; other data are refused.
+        hashes: of files that were read before.
+
+    Raises:
+        ConfigError: an unknown suite, profile, task, modality or group.
+        EvaluationDataError: files are missing (the list of them), damaged, or not those of
+            `manifest`.
+    """
+    expected = None if manifest is None else read_manifest(manifest)
+    opened = load_suite(suite).open(data_root, profile).select(selection or Selection())
+    digest = hashes or FileHashes()
+    count = len(opened.cards)
+    with shown_progress(show_progress_bar, "reading tasks", count, "tasks") as advance:
+        tasks = opened.load_all(allow_missing=allow_missing, on_progress=advance)
+    listed = [media_files(loaded.task).values() for _, loaded in tasks.values()]
+    files = sorted({path for kinds in listed for paths in kinds for path in paths})
+    with shown_progress(show_progress_bar, "hashing media", len(files), "files") as advance:
+        digest.read_all(files, on_progress=advance)
+    with shown_progress(show_progress_bar, "naming items", count, "tasks") as advance:
+        plan = make_plan(tasks, digest=digest, on_progress=advance)
+    for card, loaded in tasks.values():
+        check_task(card, loaded.task)
+    found = make_manifest(opened, tasks, plan, digest)
+    if expected is not None:
+        check_manifest(expected, found)
+    return Prepared(opened, tasks, plan, found)
+
+
+def hashes_file() -> Path | None:
+    """The database of hashes of files in the user's cache folder; None without a home."""
+    from mmembed.encoder.calibration import memory_file
+
+    beside = memory_file()
+    return None if beside is None else beside.with_name("file_hashes.sqlite")
+
+
+@contextmanager
+def shown_progress(
+    show: bool | None, label: str, total: int, unit: str
+) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error; None shows it to people only."""
+    if not (sys.stderr.isatty() if show is None else show):
+        yield lambda count: None
+        return
+    from mmembed.encoder.progress import progress_bar
+
+    with progress_bar(label, total, unit=unit) as advance:
+        yield advance
