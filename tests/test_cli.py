@@ -25,6 +25,7 @@ COMMANDS = (
     "soup",
     "soup-card",
     "encode",
+    "eval",
     "rank",
     "index",
     "search",

@@ -23,9 +23,14 @@ class ItemEncoder(Protocol):
         embedding_dimension: length of a row.
     """
 
-    name: str
-    space: str
-    embedding_dimension: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def space(self) -> str: ...
+
+    @property
+    def embedding_dimension(self) -> int: ...
 
     def encode(
         self,

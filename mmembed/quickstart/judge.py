@@ -1,20 +1,25 @@
-"""Retrieval tasks x models: every distinct item is embedded once for each model."""
+"""Retrieval tasks x models, by the evaluator: every distinct item is embedded once for each model.
+
+Ties are `pessimistic`: of equal scores, what is not relevant comes first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from mmembed.baselines.our_model import OurModel
 from mmembed.encoder.embedder import Embedder
-from mmembed.evaluation.ranking import RankedTask, chance_hit_rate, hit_rate, rank
-from mmembed.tasks import RetrievalTask
-from mmembed.types import MultimodalInput, Role
+from mmembed.evaluation.plan import make_plan
+from mmembed.evaluation.ranking import chance_hit_rate
+from mmembed.evaluation.results import TaskResult
+from mmembed.evaluation.runs import evaluate
+from mmembed.evaluation.vectors import StoredVectors
+from mmembed.tasks import LoadedTask, RetrievalTask, TaskCard
 
-__all__ = ["CUTOFFS", "Judgement", "judge"]
+__all__ = ["CUTOFFS", "Judgement", "chance", "judge", "num_items"]
 
 CUTOFFS = (1, 10)
 
@@ -23,14 +28,11 @@ CUTOFFS = (1, 10)
 class Judgement:
     """What one model does on every task, in the order of the tasks."""
 
-    ranked: Mapping[str, RankedTask]
+    results: Mapping[str, TaskResult]
 
     def hit_rate(self, title: str, k: int) -> float:
-        return hit_rate(self.ranked[title], k)
-
-    def chance(self, title: str, k: int) -> float:
-        ranked = self.ranked[title]
-        return chance_hit_rate(ranked.num_relevant, ranked.corpus_size, k)
+        """R@k: share of the queries with a relevant document among the first k."""
+        return self.results[title].metrics["pessimistic"][f"hit@{k}"]
 
 
 def judge(
@@ -40,43 +42,41 @@ def judge(
     options: Mapping[str, Any] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Judgement:
-    """Embed the items of all tasks with one model and rank them.
+    """Embed the items of all tasks with one model and score them.
 
     Args:
         options: of `Embedder.from_pretrained`, e.g. the input settings of the trained model.
-        on_progress: called with the number of items embedded since the last call.
+        on_progress: called with the number of distinct items since the last call.
     """
     with Embedder.from_pretrained(model, device="cpu", **(options or {})) as embedder:
-        vectors = _Vectors(embedder, on_progress)
-        vectors.add("query", [item for task in tasks.values() for item in task.queries.values()])
-        vectors.add("document", [item for task in tasks.values() for item in task.corpus.values()])
-        ranked = {
-            title: rank(
-                task,
-                vectors.of("query", list(task.queries.values())),
-                vectors.of("document", list(task.corpus.values())),
-                k=max(CUTOFFS),
-            )
-            for title, task in tasks.items()
-        }
-    return Judgement(ranked)
+        vectors = StoredVectors(OurModel(embedder))
+        return Judgement(evaluate(_loaded(tasks), vectors, on_progress=on_progress))
 
 
-class _Vectors:
-    """Vectors by the identity of items, which tasks share."""
+def num_items(tasks: Mapping[str, RetrievalTask]) -> int:
+    """Distinct items that `judge` embeds."""
+    return len(make_plan(_loaded(tasks)).items)
 
-    def __init__(self, embedder: Embedder, on_progress: Callable[[int], None] | None) -> None:
-        self.embedder = embedder
-        self.on_progress = on_progress or (lambda count: None)
-        self._rows: dict[tuple[Role, int], np.ndarray] = {}
 
-    def add(self, role: Role, items: Sequence[MultimodalInput], *, block: int = 512) -> None:
-        distinct = list({id(item): item for item in items}.values())
-        for begin in range(0, len(distinct), block):
-            part = distinct[begin : begin + block]
-            rows = self.embedder.encode(part, role=role, show_progress_bar=False)
-            self._rows.update(((role, id(item)), row) for item, row in zip(part, rows, strict=True))
-            self.on_progress(len(part))
+def chance(task: RetrievalTask, k: int) -> float:
+    """Expected R@k of a random ranking."""
+    counts = [
+        sum(grade > 0 for grade in task.relevant[query_id].values()) for query_id in task.queries
+    ]
+    return chance_hit_rate(counts, len(task.corpus), k)
 
-    def of(self, role: Role, items: Sequence[MultimodalInput]) -> np.ndarray:
-        return np.stack([self._rows[role, id(item)] for item in items])
+
+def _loaded(tasks: Mapping[str, RetrievalTask]) -> dict[str, tuple[TaskCard, LoadedTask]]:
+    return {
+        title: (
+            TaskCard(
+                name=title,
+                modality="",
+                group="",
+                main_metric=f"hit@{CUTOFFS[-1]}",
+                source=task.name,
+            ),
+            LoadedTask(task),
+        )
+        for title, task in tasks.items()
+    }

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from mmembed.encoder.identity import package_versions
 from mmembed.evaluation.html_report import (
-    Card,
     Example,
     Hit,
     LineChart,
@@ -21,10 +20,10 @@ from mmembed.evaluation.html_report import (
     Score,
     TaskResult,
 )
+from mmembed.evaluation.item_cards import item_card
 from mmembed.evaluation.training_curves import training_charts
 from mmembed.inputs.sandbox import MediaDecoder
-from mmembed.inputs.sizing import MediaBudget
-from mmembed.quickstart.judge import CUTOFFS, Judgement
+from mmembed.quickstart.judge import CUTOFFS, Judgement, chance
 from mmembed.search.searcher import Hit as Found
 from mmembed.tasks import RetrievalTask
 from mmembed.training.metrics import read_metrics
@@ -32,7 +31,6 @@ from mmembed.types import Image, MultimodalInput, Page, Text, Video
 
 __all__ = [
     "Models",
-    "card",
     "charts",
     "environment",
     "examples",
@@ -43,7 +41,6 @@ __all__ = [
     "terminal_table",
 ]
 
-_THUMBNAIL = MediaBudget(min_pixels=28 * 28, max_pixels=112 * 112, num_frames=8)
 _HITS = 5
 
 
@@ -55,10 +52,10 @@ class Models:
         self.members = tuple(members)
         self.soup = soup
 
-    def score(self, title: str, k: int) -> Score:
+    def score(self, title: str, task: RetrievalTask, k: int) -> Score:
         return Score(
             metric=f"R@{k}",
-            chance=self.soup.chance(title, k),
+            chance=chance(task, k),
             untrained=self.untrained.hit_rate(title, k),
             members=tuple(member.hit_rate(title, k) for member in self.members),
             soup=self.soup.hit_rate(title, k),
@@ -72,7 +69,7 @@ def results(models: Models, tasks: Mapping[str, RetrievalTask]) -> tuple[TaskRes
             name=title,
             num_queries=len(task.queries),
             num_documents=len(task.corpus),
-            scores=tuple(models.score(title, k) for k in CUTOFFS),
+            scores=tuple(models.score(title, task, k) for k in CUTOFFS),
         )
         for title, task in tasks.items()
     )
@@ -125,11 +122,17 @@ def summary(
         "colours, shapes and parts of words generalise. Flags among them can be found by chance "
         "only.",
         f"The soup is at least as good as the mean of its members in {above_mean} of "
-        f"{len(souped)} figures. Differences of a few thousandths are noise at this size.",
+        f"{len(souped)} figures. Differences of a few thousandths are noise at this size. Of equal "
+        "scores, what is not relevant counts as found first.",
     )
 
 
-def matrix(judgement: Judgement, grid: Mapping[tuple[str, str], str], k: int) -> Matrix:
+def matrix(
+    judgement: Judgement,
+    grid: Mapping[tuple[str, str], str],
+    tasks: Mapping[str, RetrievalTask],
+    k: int,
+) -> Matrix:
     """R@k of every modality (row) searched in every other; `grid` names the tasks."""
     names = tuple(dict.fromkeys(row for row, _ in grid))
     values = tuple(
@@ -139,15 +142,14 @@ def matrix(judgement: Judgement, grid: Mapping[tuple[str, str], str], k: int) ->
         )
         for row in names
     )
-    title = next(iter(grid.values()))
-    size = judgement.ranked[title].corpus_size
+    first = next(iter(tasks.values()))
     return Matrix(
         title=f"R@{k}, every modality searched in every other",
         rows=names,
         columns=names,
         values=values,
-        comment=f"The same {size} trained emoji as name, picture, clip and page, all in the "
-        f"unseen drawing; chance is {judgement.chance(title, k):.3f}.",
+        comment=f"The same {len(first.corpus)} trained emoji as name, picture, clip and page, all "
+        f"in the unseen drawing; chance is {chance(first, k):.3f}.",
     )
 
 
@@ -166,18 +168,15 @@ def examples(
     shown = []
     with MediaDecoder() as decoder:
         for title, task in tasks.items():
-            ranked = judgement.ranked[title]
-            queries, corpus = list(task.queries.values()), list(task.corpus.values())
-            for row in np.linspace(0, len(queries) - 1, per_task + 2).astype(int)[1:-1]:
+            answered = judgement.results[title].queries
+            for row in np.linspace(0, len(answered) - 1, per_task + 2).astype(int)[1:-1]:
+                query = answered[row]
                 hits = tuple(
-                    Hit(
-                        card(corpus[ranked.documents[row, column]], decoder),
-                        score=float(ranked.scores[row, column]),
-                        is_relevant=bool(ranked.relevant[row, column]),
-                    )
-                    for column in range(min(_HITS, ranked.documents.shape[1]))
+                    Hit(item_card(task.corpus[name], decoder), score, is_relevant)
+                    for (name, score), is_relevant in zip(query.top, query.relevant, strict=True)
                 )
-                shown.append(Example(title, card(queries[row], decoder), hits))
+                asked = item_card(task.queries[query.id], decoder)
+                shown.append(Example(title, asked, hits[:_HITS]))
     return tuple(shown)
 
 
@@ -185,10 +184,10 @@ def found_example(title: str, query: MultimodalInput, hits: Sequence[Found]) -> 
     """A search of the index with thumbnails of the files that were found."""
     with MediaDecoder() as decoder:
         cards = [
-            Hit(card(_found_item(hit), decoder, caption=hit.place), hit.score)
+            Hit(item_card(_found_item(hit), decoder, caption=hit.place), hit.score)
             for hit in hits[:_HITS]
         ]
-        return Example(title, card(query, decoder), tuple(cards))
+        return Example(title, item_card(query, decoder), tuple(cards))
 
 
 def _found_item(hit: Found) -> MultimodalInput:
@@ -200,18 +199,6 @@ def _found_item(hit: Found) -> MultimodalInput:
     if hit.kind == "pdf":
         return MultimodalInput((Page(path, pages=str(hit.page or 1)),))
     return MultimodalInput((Text((hit.text or "")[:200]),))
-
-
-def card(item: MultimodalInput, decoder: MediaDecoder, *, caption: str = "") -> Card:
-    """Text and thumbnails of an item."""
-    texts = [part.text for part in item.parts if isinstance(part, Text)]
-    pictures = [
-        frame
-        for part in item.parts
-        if not isinstance(part, Text)
-        for frame in decoder.decode(part, _THUMBNAIL).frames
-    ]
-    return Card(text=" ".join(texts) or None, pictures=tuple(pictures), caption=caption)
 
 
 def environment(seed: int) -> dict[str, str]:

@@ -24,7 +24,7 @@ from mmembed.evaluation.references import resolve
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.quickstart import pages
 from mmembed.quickstart.experiment import Experiment, load_experiment, scaled_recipe
-from mmembed.quickstart.judge import Judgement, judge
+from mmembed.quickstart.judge import Judgement, judge, num_items
 from mmembed.search.corpus import index_folder
 from mmembed.search.index import ExactIndex
 from mmembed.search.searcher import Searcher
@@ -89,7 +89,7 @@ def run(
                 title="mmembed quickstart",
                 summary=paragraphs,
                 results=rows,
-                matrix=pages.matrix(soup_grid, grid, k=10),
+                matrix=pages.matrix(soup_grid, grid, grid_tasks, k=10),
                 examples=pages.examples(models.soup, tasks),
                 searches=searches,
                 charts=pages.charts(_metrics_files(output / "run")),
@@ -108,6 +108,8 @@ def run(
         f"Report: {report}",
         f"Model:  {trained.model}",
         f'Search: {program} search {output / "library.index"} "a happy cat"',
+        f"Judge:  {program} eval run --suite nano-emoji --model {trained.model} "
+        f"--out {output / 'nano-emoji'}",
     ):
         console.print(line, markup=False, soft_wrap=True)
     return report
@@ -154,11 +156,7 @@ def _judge_all(
             wanted: Mapping[str, RetrievalTask],
             options: Mapping[str, Any] | None = None,
         ) -> Judgement:
-            total = len(
-                {("q", id(i)) for task in wanted.values() for i in task.queries.values()}
-                | {("d", id(i)) for task in wanted.values() for i in task.corpus.values()}
-            )
-            bar = progress.add_task(label, total=total)
+            bar = progress.add_task(label, total=num_items(wanted))
             return judge(
                 model,
                 wanted,

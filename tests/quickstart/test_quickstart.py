@@ -6,12 +6,16 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mmembed.config.files import load_recipe
 from mmembed.quickstart import pipeline
 from mmembed.quickstart.experiment import load_experiment, scaled_recipe
+from mmembed.quickstart.judge import chance, judge, num_items
+from mmembed.tasks import RetrievalTask
+from mmembed.types import MultimodalInput
 
 TASKS = "data_adapters.emoji_tasks"
 EXPERIMENT = f"""
@@ -66,6 +70,33 @@ def test_the_table_holds_soup_members_untrained_and_chance(finished):
             assert 0 < score["chance"] < 1
 
 
+def test_the_numbers_are_the_evaluators_and_ties_count_as_misses(tiny_checkpoint):
+    from mmembed.encoder.embedder import Embedder
+
+    words = ["a cat", "a dog", "a red apple", "the rain", "a car", "una manzana roja"] * 2
+    corpus = {f"d{place}": MultimodalInput.of(word) for place, word in enumerate(words)}
+    queries = {"q0": MultimodalInput.of("a cat"), "q1": MultimodalInput.of("ein roter Apfel")}
+    task = RetrievalTask("t", queries, corpus, {"q0": {"d0": 1.0}, "q1": {"d2": 1.0, "d8": 1.0}})
+    judgement = judge(tiny_checkpoint, {"some words": task})
+    with Embedder.from_pretrained(tiny_checkpoint, device="cpu", num_workers=1) as embedder:
+        scores = embedder.encode_query(list(queries.values())) @ embedder.encode_document(
+            words
+        ).T  # fmt: skip
+    for k in (1, 10):
+        hits = []
+        for row, grades in zip(scores, task.relevant.values(), strict=True):
+            answers = {int(name[1:]) for name in grades}
+            before = [
+                sum(other >= row[place] - 1e-6 for column, other in enumerate(row)
+                    if column not in answers)
+                for place in answers
+            ]  # fmt: skip
+            hits.append(min(before) < k)
+        assert judgement.hit_rate("some words", k) == np.mean(hits)
+    assert num_items({"some words": task}) == 2 + 6
+    assert chance(task, 1) == pytest.approx((1 / 12 + 2 / 12) / 2)
+
+
 def test_the_model_folders_load_and_the_index_answers(finished):
     from mmembed.encoder.embedder import Embedder
     from mmembed.search.index import ExactIndex
@@ -88,7 +119,7 @@ def test_the_same_seed_gives_the_same_table(finished, experiment, tmp_path):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_a_second_run_trains_nothing(finished, experiment):
+def test_a_second_run_trains_nothing_and_says_how_to_go_on(finished, experiment, capsys):
     trained = sorted((finished / "run").glob("stage*/model/model.safetensors"))
     soup = finished / "run" / "model" / "model.safetensors"
     before, souped = [path.stat().st_mtime_ns for path in trained], soup.read_bytes()
@@ -96,6 +127,9 @@ def test_a_second_run_trains_nothing(finished, experiment):
     pipeline.run(output=finished, minutes=0.01, experiment=experiment)
     assert [path.stat().st_mtime_ns for path in trained] == before
     assert soup.read_bytes() == souped
+    command = capsys.readouterr().err.splitlines()[-1].split()
+    assert command[2:6] == ["eval", "run", "--suite", "nano-emoji"]
+    assert command[command.index("--model") + 1] == str(finished / "run" / "model")
 
 
 def test_minutes_scale_the_steps_of_every_stage(tmp_path):
