@@ -57,7 +57,9 @@ def rank_window(
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     if kept:
         candidates = Candidates(ids, [{}] * len(kept), pools)
-        ranking = rank_documents(queries[kept], documents, candidates, k=k)["docid"]
+        ranking = rank_documents(queries[kept], documents, candidates, k=k, policies=("docid",))[
+            "docid"
+        ]
         width = ranking.positions.shape[1]
         positions[kept, :width], scores[kept, :width] = ranking.positions, ranking.scores
     return Found(Ranking(positions, scores))
