@@ -6,13 +6,15 @@ data, is refused. Media that are not there are collected, so that one error list
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_adapters.mmeb.cells import is_safe, shortened
 from data_adapters.mmeb.tables import find_table, read_rows
 from mmembed.errors import EvaluationDataError
 
@@ -43,6 +45,7 @@ class MediaFiles:
         self.files: list[Path] = []
         self._images: dict[str, Path | None] = {}
         self._frames: dict[str, tuple[Path, ...]] = {}
+        self._noted: set[str] = set()
         if not self.root.is_dir():
             raise EvaluationDataError(f"the folder of the data is not there: {self.root}")
 
@@ -55,7 +58,19 @@ class MediaFiles:
         columns: Sequence[str] | None = None,
         also: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
-        """The rows of one split of a repository, in the order of the files.
+        """All that `each_row` gives."""
+        return list(self.each_row(repo, config, split, columns=columns, also=also))
+
+    def each_row(
+        self,
+        repo: str,
+        config: str,
+        split: str,
+        *,
+        columns: Sequence[str] | None = None,
+        also: Sequence[str] = (),
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of one split of a repository, in the order of the files, a few at a time.
 
         Embedded images stay as they are stored, `{"bytes": ..., "path": ...}` (see `embedded`).
 
@@ -81,7 +96,7 @@ class MediaFiles:
                 f"{self.root / 'annotations' / repo}"
             )
         self.files.extend(file for file in files if file not in self.files)
-        return [row for file in files for row in read_rows(file, columns)]
+        return (row for file in files for row in read_rows(file, columns))
 
     def has_table(self, repo: str, config: str, split: str, *, also: Sequence[str] = ()) -> bool:
         """Whether `rows` would find a table."""
@@ -93,11 +108,19 @@ class MediaFiles:
         The others are where the same file lies after another way of unpacking the archives.
         """
         if relative not in self._images:
-            found = next(filter(_is_file, map(self.inside, (relative, *others))), None)
-            self._images[relative] = found
-            if found is None:
-                self.missing.append(relative)
+            self._images[relative] = self.find(relative, *others)
+            if self._images[relative] is None:
+                self.note_missing(relative)
         return self._images[relative]
+
+    def find(self, *relatives: str) -> Path | None:
+        """The first of these paths where there is a file; what is not there is not noted."""
+        return next(filter(_is_file, map(self.inside, relatives)), None)
+
+    def note_missing(self, relative: str) -> None:
+        if relative not in self._noted:
+            self._noted.add(relative)
+            self.missing.append(relative)
 
     def frames(self, relative: str, *others: str) -> tuple[Path, ...]:
         """The pictures of a folder in natural order; () when there is no such folder, or none."""
@@ -106,20 +129,21 @@ class MediaFiles:
             found = next(filter(None, map(_pictures_of, folders)), ())
             self._frames[relative] = found
             if not found:
-                self.missing.append(relative)
+                self.note_missing(relative)
         return self._frames[relative]
 
-    def embedded(self, cell: Any, folder: str = "") -> Path | bytes | None:
+    def embedded(self, cell: Any, folder: str, otherwise: str) -> Path | bytes | None:
         """The picture in a cell of a table: its bytes, or a file of that name in `folder`.
 
-        A cell is `{"bytes": ..., "path": ...}`, bytes, or a path.
+        A cell is `{"bytes": ..., "path": ...}`, bytes, or a path; of an empty one the file
+        `otherwise` is missing.
         """
         content, name = cell, cell
         if isinstance(cell, dict):
             content, name = cell.get("bytes"), cell.get("path")
-        if isinstance(content, bytes):
+        if isinstance(content, bytes) and content:
             return content
-        return self.image(f"{folder}/{name}" if folder else str(name)) if name else None
+        return self.image(f"{folder}/{name if isinstance(name, str) and name else otherwise}")
 
     def inside(self, relative: str) -> Path:
         """The path below the root.
@@ -127,14 +151,12 @@ class MediaFiles:
         Raises:
             EvaluationDataError: the path is absolute, leaves the root, or is none at all.
         """
-        parts = PurePosixPath(str(relative).replace("\\", "/")).parts
-        unsafe = not parts or ".." in parts or parts[0] == "/" or ":" in parts[0]
-        if unsafe or "\0" in relative:
+        if not is_safe(relative):
             raise EvaluationDataError(
-                f"an annotation names the file {relative!r}; paths must be relative and stay "
-                "inside the folder of the data"
+                f"an annotation names the file {shortened(relative)}; paths must be relative and "
+                "stay inside the folder of the data"
             )
-        return self.root.joinpath(*parts)
+        return self.root.joinpath(relative.replace("\\", "/"))
 
     def raise_if_missing(self, name: str) -> None:
         """Raise with the list of all missing media, unless they are allowed.
@@ -168,15 +190,14 @@ class MediaFiles:
 def _pictures_of(folder: Path) -> tuple[Path, ...]:
     """The pictures in a folder in natural order; () when there is no such folder."""
     try:
-        names = list(folder.iterdir())
+        with os.scandir(folder) as found:
+            names = [entry.name for entry in found if entry.is_file()]
     except OSError:
         return ()
-    files = [
-        path
-        for path in names
-        if path.suffix.lower() in FRAME_SUFFIXES and not path.name.startswith(".")
+    pictures = [
+        name for name in names if name.lower().endswith(FRAME_SUFFIXES) and not name.startswith(".")
     ]
-    return tuple(sorted(files, key=lambda path: natural_key(path.name)))
+    return tuple(folder / name for name in sorted(pictures, key=natural_key))
 
 
 def _is_file(path: Path) -> bool:

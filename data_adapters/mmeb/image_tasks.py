@@ -42,6 +42,13 @@ from pathlib import Path
 from typing import Any
 
 from data_adapters.mmeb.catalog import Entry
+from data_adapters.mmeb.cells import (
+    MAYBE_PATH,
+    MAYBE_PATHS,
+    MAYBE_TEXT,
+    MAYBE_TEXTS,
+    check_row,
+)
 from data_adapters.mmeb.files import MediaFiles
 from data_adapters.mmeb.legacy_image import instruct_row, is_merged
 from mmembed.errors import EvaluationDataError
@@ -56,6 +63,14 @@ ANNOTATION_COPIES = ("image-query",)
 # Where `mmeb_v1.tar.gz` was unpacked, with or without its top folder, and V1's `images.zip`.
 IMAGE_FOLDERS = ("image-tasks", "image-tasks/MMEB", "MMEB", "images", "eval_images")
 TEXT_CANDIDATES = ("cls", "qa", "i2t")
+_COLUMNS = {
+    "qry_inst": MAYBE_TEXT,
+    "qry_text": MAYBE_TEXT,
+    "qry_img_path": MAYBE_PATH,
+    "tgt_inst": MAYBE_TEXT,
+    "tgt_text": MAYBE_TEXTS,
+    "tgt_img_path": MAYBE_PATHS,
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,7 @@ def load(entry: Entry, media: MediaFiles, profile: Profile) -> RetrievalTask:
     copies = () if merged else ANNOTATION_COPIES
     rows = media.rows(entry.repo, entry.config, entry.split, also=copies)
     if merged:
-        rows = [instruct_row(entry, row) for row in rows]
+        rows = [instruct_row(entry, number, row) for number, row in enumerate(rows)]
     return image_task(entry, (_row(entry, *row) for row in enumerate(rows)), media, profile)
 
 
@@ -120,17 +135,13 @@ def image_task(
 
 
 def _row(entry: Entry, number: int, row: Mapping[str, Any]) -> Row:
-    def column(name: str, otherwise: Any) -> Any:
-        value = row.get(name)
-        return otherwise if value is None else value
-
-    for name in ("qry_text", "tgt_text"):
-        if name not in row:
-            raise EvaluationDataError(
-                f"{entry.card.name}, row {number}: no column {name!r}; found {', '.join(row)}"
-            )
-    texts = tuple(text or "" for text in column("tgt_text", ()))
-    images = tuple(path or "" for path in column("tgt_img_path", ()))
+    asked = ("qry_img_path",) if entry.family != "t2i" else ()
+    shown = ("tgt_inst", "tgt_img_path") if entry.family not in TEXT_CANDIDATES else ()
+    used = ("qry_inst", "qry_text", "tgt_text", *asked, *shown)
+    check_row(entry.card.name, number, row, {name: _COLUMNS[name] for name in used})
+    query_image = row["qry_img_path"] or "" if asked else ""
+    texts = tuple(text or "" for text in row["tgt_text"] or ())
+    images = tuple(path or "" for path in row["tgt_img_path"] or ()) if shown else ()
     if entry.family in TEXT_CANDIDATES:
         images = ("",) * len(texts)
     else:
@@ -140,11 +151,19 @@ def _row(entry: Entry, number: int, row: Mapping[str, Any]) -> Row:
             f"{entry.card.name}, row {number}: {len(texts)} texts and {len(images)} images of "
             "candidates; expected as many of one as of the other"
         )
+    lacking = "qry_img_path" if asked and not query_image else ""
+    if shown and not all(images):
+        lacking = "tgt_img_path"
+    if lacking:
+        raise EvaluationDataError(
+            f"{entry.card.name}, row {number}, column {lacking!r}: a picture is not named; every "
+            f"{'query' if lacking[0] == 'q' else 'candidate'} of this data set has one"
+        )
     return Row(
-        column("qry_inst", ""),
-        column("qry_text", ""),
-        column("qry_img_path", ""),
-        column("tgt_inst", ""),
+        row["qry_inst"] or "",
+        row["qry_text"] or "",
+        query_image,
+        row["tgt_inst"] or "" if shown else "",
         texts,
         images,
     )

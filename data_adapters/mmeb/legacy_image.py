@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from data_adapters.mmeb.catalog import Entry
+from data_adapters.mmeb.cells import MAYBE_TEXT, MAYBE_TEXTS, check_row
 from mmembed.errors import EvaluationDataError
 
 __all__ = ["LEGACY_REPO", "instruct_row", "is_merged", "legacy_entry"]
@@ -31,20 +32,21 @@ def is_merged(entry: Entry) -> bool:
     return entry.repo == LEGACY_REPO
 
 
-def instruct_row(entry: Entry, row: Mapping[str, Any]) -> dict[str, Any]:
+def instruct_row(entry: Entry, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the older form with the columns of the newer.
 
     Raises:
         EvaluationDataError: the text does not begin with an instruction of this data set.
     """
+    check_row(entry.card.name, number, row, {"qry_text": MAYBE_TEXT, "tgt_text": MAYBE_TEXTS})
     queries = entry.options.get("merged_query", ())
-    instruction, text = _split(entry, row["qry_text"] or "", queries)
+    instruction, text = _split(entry, number, row["qry_text"] or "", queries)
     new = {**row, "qry_inst": instruction.rstrip("\n"), "qry_text": text, "tgt_inst": ""}
     if entry.family in ("cls", "qa", "i2t"):
         return new
-    merged = [text or "" for text in row["tgt_text"]]
+    merged = [text or "" for text in row["tgt_text"] or ()]
     targets = entry.options.get("merged_target", ())
-    pairs = [_split(entry, text, targets) for text in merged]
+    pairs = [_split(entry, number, text, targets) for text in merged]
     instruction = pairs[0][0] if pairs else ""
     if entry.family == "t2i":
         # The newer form of these has no line break at the end; that of the others has.
@@ -52,7 +54,7 @@ def instruct_row(entry: Entry, row: Mapping[str, Any]) -> dict[str, Any]:
     return {**new, "tgt_inst": instruction, "tgt_text": [text for _, text in pairs]}
 
 
-def _split(entry: Entry, merged: str, instructions: Sequence[str]) -> tuple[str, str]:
+def _split(entry: Entry, number: int, merged: str, instructions: Sequence[str]) -> tuple[str, str]:
     """Instruction, with the marker in front as in the newer form, and text."""
     if not instructions:
         return merged, ""
@@ -63,7 +65,7 @@ def _split(entry: Entry, merged: str, instructions: Sequence[str]) -> tuple[str,
             text = plain[len(instruction) :].removeprefix(" ").rstrip("\n")
             return lead + instruction, text
     raise EvaluationDataError(
-        f"{entry.card.name} ({LEGACY_REPO}): {merged[:100]!r} does not begin with "
+        f"{entry.card.name} ({LEGACY_REPO}), row {number}: {merged[:100]!r} does not begin with "
         f"{' or '.join(map(repr, instructions))}, so instruction and text cannot be told apart. "
         f"Use the annotations of the newer form ({entry.repo} is the older one)."
     )

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_adapters.mmeb.catalog import Entry
+from data_adapters.mmeb.cells import CLIPS, MAYBE_TEXT, TEXT
 from data_adapters.mmeb.files import MediaFiles, natural_key
 from data_adapters.mmeb.video_items import Gathering, annotation_rows, clip, document, query
 from mmembed.tasks import Profile, RetrievalTask
@@ -13,24 +14,37 @@ from mmembed.types import Image, MultimodalInput
 
 __all__ = ["load_folders", "load_seeker"]
 
+_FOLDER_COLUMNS = {"query": TEXT, "video_path": TEXT}
+_SEEKER_COLUMNS = {
+    "query": TEXT,
+    "input_frames": MAYBE_TEXT,
+    "positive_frames": CLIPS,
+    "negative_frames": CLIPS,
+}
+
 
 def load_folders(entry: Entry, media: MediaFiles, profile: Profile) -> RetrievalTask:
     """One folder for each video: the frames of the whole in `query/`, and folders of clips.
 
     Clips are taken in natural order and named `<video>/<clip>`; those that begin with `positive`
-    are relevant.
+    are relevant. Which clips there should be is written nowhere, so a folder that was unpacked in
+    part is noticed only when no positive one, or nothing beside it, is there.
     """
     gathered = Gathering(entry)
-    for number, row in enumerate(annotation_rows(entry, media, ("query", "video_path"))):
+    for number, row in enumerate(annotation_rows(entry, media, _FOLDER_COLUMNS)):
         name = PurePosixPath(row["video_path"]).stem
         video = clip(entry, media, profile, f"{name}/query")
         folder = media.inside(f"{entry.options['frames'][0]}/{name}")
         if not folder.is_dir():
             continue
         names = [f"{name}/{found}" for found in _clips(folder)]
+        relevant = [found for found in names if found.startswith(f"{name}/positive")]
+        if not relevant or len(names) < 2:
+            what = "the other clips" if relevant else "positive*"
+            media.note_missing(f"{entry.options['frames'][0]}/{name}/{what}")
+            continue
         for found in names:
             _add_clip(gathered, entry, media, profile, found)
-        relevant = [found for found in names if found.startswith(f"{name}/positive")]
         asked = None if video is None else query(entry, profile, video, row["query"])
         gathered.add_query(str(number), asked, relevant, names)
     return gathered.task()
@@ -42,8 +56,7 @@ def load_seeker(entry: Entry, media: MediaFiles, profile: Profile) -> RetrievalT
     Options: `image_prompt` and `video_prompt`, for the queries that are not text alone.
     """
     gathered = Gathering(entry)
-    columns = ("query", "input_frames", "positive_frames", "negative_frames")
-    for number, row in enumerate(annotation_rows(entry, media, columns)):
+    for number, row in enumerate(annotation_rows(entry, media, _SEEKER_COLUMNS)):
         positives = [_clip_name(listed) for listed in row["positive_frames"]]
         negatives = [_clip_name(listed) for listed in row["negative_frames"]]
         for name in (*positives, *negatives):

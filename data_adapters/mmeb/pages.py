@@ -9,12 +9,14 @@ id with a suffix, cut and hashed; `language`, to keep only the queries in one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import md5
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 from typing import Any
 
 from data_adapters.mmeb.catalog import Entry
+from data_adapters.mmeb.cells import NAME, NUMBER, TEXT, Kind, check_row
 from data_adapters.mmeb.files import MediaFiles
 from data_adapters.mmeb.video_items import Gathering, document, query
 from mmembed.errors import EvaluationDataError
@@ -37,7 +39,9 @@ def load(entry: Entry, media: MediaFiles, profile: Profile) -> RetrievalTask:
             f"{entry.card.name}: qrels name pages that are not in the corpus: {_few(unknown)}"
         )
     language = entry.options.get("language")
-    columns = ["query-id", "query", *([] if language is None else ["language"])]
+    columns = {"query-id": NAME, "query": TEXT}
+    if language is not None:
+        columns["language"] = TEXT
     rows = _rows(entry, media, "queries", columns)
     for name, row in zip(_distinct(entry, rows, "query-id"), rows, strict=True):
         if language is not None and row["language"] != language:
@@ -50,7 +54,8 @@ def load(entry: Entry, media: MediaFiles, profile: Profile) -> RetrievalTask:
 def _grades(entry: Entry, media: MediaFiles) -> Mapping[str, Mapping[str, float]]:
     """Query -> page -> grade; of several the highest. What is not positive is not relevant."""
     found: dict[str, dict[str, float]] = {}
-    for row in _rows(entry, media, "qrels", ("query-id", "corpus-id", "score")):
+    columns = {"query-id": NAME, "corpus-id": NAME, "score": NUMBER}
+    for row in _rows(entry, media, "qrels", columns):
         if row["score"] > 0:
             grades = found.setdefault(str(row["query-id"]), {})
             page = str(row["corpus-id"])
@@ -59,28 +64,30 @@ def _grades(entry: Entry, media: MediaFiles) -> Mapping[str, Mapping[str, float]
 
 
 def _pages(entry: Entry, media: MediaFiles) -> dict[str, Path | bytes | None]:
-    rows = _rows(entry, media, "corpus", ("corpus-id",))
-    names = _distinct(entry, rows, "corpus-id")
+    listed = _rows(entry, media, "corpus", {"corpus-id": NAME})
+    names = _distinct(entry, listed, "corpus-id")
     files = {name: _file(entry, media, name) for name in names}
     if all(path is not None for path in files.values()):
         return dict(files)
     folder = entry.options["folders"][0]
     pages: dict[str, Path | bytes | None] = {}
-    for name, row in zip(names, _rows(entry, media, "corpus"), strict=True):
-        pages[name] = files[name]
-        if pages[name] is None and row.get("image"):
-            pages[name] = media.embedded(row["image"], folder)
-        elif pages[name] is None:
-            media.image(f"{folder}/{_file_name(entry, name)}")
+    # A few rows at a time: the pages of a large corpus take gigabytes.
+    place = (entry.repo, "corpus", entry.split)
+    rows = media.each_row(*place, also=(entry.options["data"],))
+    for name, row in zip(names, rows, strict=True):
+        file_name = _file_name(entry, name)
+        pages[name] = files[name] or media.embedded(row.get("image"), folder, file_name)
     return pages
 
 
 def _rows(
-    entry: Entry, media: MediaFiles, config: str, columns: Sequence[str] | None = None
+    entry: Entry, media: MediaFiles, config: str, kinds: Mapping[str, Kind]
 ) -> list[dict[str, Any]]:
-    return media.rows(
-        entry.repo, config, entry.split, columns=columns, also=(entry.options["data"],)
-    )
+    place = (entry.repo, config, entry.split)
+    rows = media.rows(*place, columns=tuple(kinds), also=(entry.options["data"],))
+    for number, row in enumerate(rows):
+        check_row(f"{entry.card.name} ({config})", number, row, kinds)
+    return rows
 
 
 def _distinct(entry: Entry, rows: list[dict[str, Any]], column: str) -> list[str]:
@@ -93,16 +100,15 @@ def _distinct(entry: Entry, rows: list[dict[str, Any]], column: str) -> list[str
 
 def _file(entry: Entry, media: MediaFiles, name: str) -> Path | None:
     wanted = _file_name(entry, name)
-    found = (media.inside(f"{folder}/{wanted}") for folder in entry.options["folders"])
-    return next(filter(Path.is_file, found), None)
+    return media.find(*(f"{folder}/{wanted}" for folder in entry.options["folders"]))
 
 
 def _file_name(entry: Entry, name: str) -> str:
     if not entry.options.get("shortened_names"):
         return f"{name}.png"
-    path = PurePosixPath(name)
+    stem, suffix = splitext(name)
     digest = md5(name.encode("utf-8"), usedforsecurity=False).hexdigest()
-    return f"{name.removesuffix(path.suffix)[:50]}_{digest[:8]}{path.suffix}"
+    return f"{stem[:50]}_{digest[:8]}{suffix}"
 
 
 def _few(names: list[str]) -> str:

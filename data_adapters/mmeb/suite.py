@@ -83,8 +83,14 @@ class MMEB:
         entry = self._in_its_form(self._entries[name], media)
         if not self.check_counts:
             entry = replace(entry, card=replace(entry.card, num_queries=None, num_documents=None))
-        task = FAMILIES[entry.family](entry, media, self.profile)
+        try:
+            task = FAMILIES[entry.family](entry, media, self.profile)
+        except EvaluationDataError as error:
+            if str(error).startswith(name):
+                raise
+            raise EvaluationDataError(f"{name}: {error}", missing=error.missing) from None
         media.raise_if_missing(name)
+        _check_not_empty(name, task, media)
         if not media.missing:
             _check_counts(entry.card, task)
         return LoadedTask(task, tuple(media.files), tuple(media.missing))
@@ -99,6 +105,18 @@ class MMEB:
         if media.has_table(entry.repo, *place, also=ANNOTATION_COPIES):
             return entry
         return older if media.has_table(older.repo, *place) else entry
+
+
+def _check_not_empty(name: str, task: RetrievalTask, media: MediaFiles) -> None:
+    if task.queries:
+        return
+    why = "its tables hold no query"
+    if media.missing:
+        why = (
+            f"every query misses its media ({len(media.missing)} files or folders, such as "
+            f"{media.missing[0]}). Were the archives unpacked in {media.root}?"
+        )
+    raise EvaluationDataError(f"{name}: nothing is left to judge: {why}", missing=media.missing)
 
 
 def _check_counts(card: TaskCard, task: RetrievalTask) -> None:

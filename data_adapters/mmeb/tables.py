@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from mmembed.errors import EvaluationDataError, MissingDependencyError
 __all__ = ["find_table", "read_rows"]
 
 _SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
+# Rows and bytes read at a time: a row of a corpus may hold a page of a megabyte.
+_BATCH = 16
+_BUFFER = 1 << 20
+_POINTER = b"version https://git-lfs"
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(?:parquet|arrow)$")
 
 
@@ -67,8 +71,11 @@ def _saved_to_disk(folder: Path) -> list[Path]:
     state = folder / "state.json"
     if not state.is_file():
         return []
-    listed = _parse(state, state.read_text(encoding="utf-8")).get("_data_files", [])
-    files = [folder / Path(entry["filename"]).name for entry in listed]
+    content = _parse(state, _text_of(state))
+    try:
+        files = [folder / Path(entry["filename"]).name for entry in content["_data_files"]]
+    except (KeyError, TypeError):
+        raise EvaluationDataError(f"{state} does not list the files of a saved dataset") from None
     absent = [str(file) for file in files if not file.is_file()]
     if absent:
         raise EvaluationDataError(f"{state} names files that are not there: {', '.join(absent)}")
@@ -80,13 +87,13 @@ def _declared(folder: Path, config: str, split: str) -> list[Path]:
     readme = folder / "README.md"
     if not readme.is_file():
         return []
-    head = re.match(r"---\r?\n(.*?)\r?\n---", readme.read_text(encoding="utf-8"), re.DOTALL)
+    head = re.match(r"---\r?\n(.*?)\r?\n---", _text_of(readme), re.DOTALL)
     try:
         fields = yaml.safe_load(head.group(1)) if head else None
     except yaml.YAMLError:
         return []
     listed = fields.get("configs") if isinstance(fields, dict) else None
-    configs = [item for item in listed if isinstance(item, dict)] if listed else []
+    configs = [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
     for entry in configs:
         name = str(entry.get("config_name", "default"))
         if name == config or (not config and (len(configs) == 1 or name == "default")):
@@ -112,6 +119,12 @@ def _patterns(declared: Any, split: str) -> list[str]:
 
 def _check_shards(files: Sequence[Path]) -> None:
     numbered = [(file, match) for file in files if (match := _SHARD.search(file.name))]
+    totals = {(file.parent, file.name[: match.start()], match.group(2)) for file, match in numbered}
+    if len({total[:2] for total in totals}) < len(totals):
+        raise EvaluationDataError(
+            f"{files[0].parent} has the shards of two tables: "
+            f"{', '.join(file.name for file in files[:10])}. Delete those of the older download."
+        )
     for file, match in numbered:
         total = int(match.group(2))
         stem = file.name[: match.start()]
@@ -125,29 +138,54 @@ def _check_shards(files: Sequence[Path]) -> None:
             )
 
 
-def read_rows(file: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of one file, with these columns or all.
+def read_rows(file: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of one file, with these columns or all, a few at a time.
 
     Raises:
         EvaluationDataError: the file is damaged, or a column is not there.
     """
-    if file.suffix in (".jsonl", ".json"):
-        rows = _json_rows(file)
-    else:
-        rows = _arrow_rows(file, columns)
-    if columns is None:
-        return rows
+    _check_content(file)
+    rows = _json_rows(file) if file.suffix in (".jsonl", ".json") else _arrow_rows(file, columns)
     for number, row in enumerate(rows):
+        if columns is None:
+            yield row
+            continue
         absent = [column for column in columns if column not in row]
         if absent:
-            raise EvaluationDataError(
-                f"{file}: row {number} has no {', '.join(absent)}; it has {', '.join(row)}"
-            )
-    return [{column: row[column] for column in columns} for row in rows]
+            raise _no_column(file, number, absent, row)
+        yield {column: row[column] for column in columns}
+
+
+def _no_column(
+    file: Path, number: int, absent: Sequence[str], found: Iterable[str]
+) -> EvaluationDataError:
+    return EvaluationDataError(
+        f"{file}: row {number} has no {', '.join(absent)}; it has {', '.join(found)}"
+    )
+
+
+def _check_content(file: Path) -> None:
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(len(_POINTER))
+    except OSError as error:
+        raise EvaluationDataError(f"{file}: cannot be read: {error.strerror}") from None
+    if start == _POINTER:
+        raise EvaluationDataError(
+            f"{file}: damaged, or not a table: it only points to its content in Git LFS. Run "
+            "`git lfs pull` there, or download it with `hf download`."
+        )
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise EvaluationDataError(f"{file}: not UTF-8: {error}") from None
 
 
 def _json_rows(file: Path) -> list[dict[str, Any]]:
-    text = file.read_text(encoding="utf-8")
+    text = _text_of(file)
     if file.suffix == ".json":
         rows = _parse(file, text)
     else:
@@ -162,12 +200,12 @@ def _json_rows(file: Path) -> list[dict[str, Any]]:
 def _parse(file: Path, text: str, line: int | None = None) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         where = f"{file}, line {line}" if line else str(file)
         raise EvaluationDataError(f"{where}: not JSON: {error}") from None
 
 
-def _arrow_rows(file: Path, columns: Sequence[str] | None) -> list[dict[str, Any]]:
+def _arrow_rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -175,18 +213,21 @@ def _arrow_rows(file: Path, columns: Sequence[str] | None) -> list[dict[str, Any
         raise MissingDependencyError("pyarrow", "evaluation") from None
     try:
         if file.suffix == ".parquet":
-            names = pq.read_schema(file).names
-            kept = None if columns is None else [name for name in columns if name in names]
-            table = pq.read_table(file, columns=kept, partitioning=None)
+            with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as table:
+                _check_columns(file, table.schema_arrow.names, columns)
+                for batch in table.iter_batches(_BATCH, columns=columns and list(columns)):
+                    yield from batch.to_pylist()
         else:
-            with pa.memory_map(str(file)) as source:
-                table = pa.ipc.open_stream(source).read_all()
-                # Rows are made while the map is open: they are views of it before that.
-                rows: list[dict[str, Any]] = table.to_pylist()
-                return rows
+            with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
+                for batch in stream:
+                    yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise EvaluationDataError(
             f"{file}: damaged, or not a table ({type(error).__name__}: {str(error)[:200]})"
         ) from None
-    rows = table.to_pylist()
-    return rows
+
+
+def _check_columns(file: Path, names: Sequence[str], columns: Sequence[str] | None) -> None:
+    absent = [column for column in columns or () if column not in names]
+    if absent:
+        raise _no_column(file, 0, absent, names)

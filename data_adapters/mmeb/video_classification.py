@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from data_adapters.mmeb.catalog import Entry
+from data_adapters.mmeb.cells import NAME, TEXT, TEXTS
 from data_adapters.mmeb.files import MediaFiles
 from data_adapters.mmeb.video_items import Gathering, annotation_rows, clip, label, query
 from mmembed.errors import EvaluationDataError
@@ -24,7 +25,9 @@ def load(entry: Entry, media: MediaFiles, profile: Profile) -> RetrievalTask:
     shared = _labels()[entry.options["labels"]] if "labels" in entry.options else ()
     for text in shared:
         gathered.add_document(text, label(text))
-    columns = ["video_id", "pos_text", *([] if shared else ["neg_text"])]
+    columns = {"video_id": NAME, "pos_text": TEXT}
+    if not shared:
+        columns["neg_text"] = TEXTS
     for number, row in enumerate(annotation_rows(entry, media, columns)):
         right = row["pos_text"]
         pool = () if shared else (*row["neg_text"], right)

@@ -6,9 +6,11 @@ A clip is the frames that were chosen from a folder of saved ones, each a file o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from data_adapters.mmeb.catalog import Entry
+from data_adapters.mmeb.cells import Kind, check_row
 from data_adapters.mmeb.files import MediaFiles, frame_indices
 from mmembed.errors import EvaluationDataError
 from mmembed.tasks import Profile, RetrievalTask
@@ -21,20 +23,26 @@ _COPIES = "video-tasks/data"
 
 
 def annotation_rows(
-    entry: Entry, media: MediaFiles, columns: Sequence[str], config: str | None = None
+    entry: Entry, media: MediaFiles, kinds: Mapping[str, Kind], config: str | None = None
 ) -> list[dict[str, Any]]:
     """Columns of the data set: of its repository, else of the copy that `options.copy` names.
 
     A `{config}` in the name of the copy stands for the configuration. `options.first` keeps only
     that many rows.
+
+    Raises:
+        EvaluationDataError: a column is not there or holds something else.
     """
     config = entry.config if config is None else config
     copy = str(entry.options.get("copy", "")).replace("{config}", config)
     source = (entry.repo, config, entry.split)
     if copy and not media.has_table(*source) and media.has_table(_COPIES, copy, entry.split):
         source = (_COPIES, copy, entry.split)
-    rows = media.rows(*source, columns=columns)
-    return rows[: entry.options.get("first", len(rows))]
+    rows = list(islice(media.each_row(*source, columns=tuple(kinds)), entry.options.get("first")))
+    where = entry.card.name + (f" ({config})" if config else "")
+    for number, row in enumerate(rows):
+        check_row(where, number, row, kinds)
+    return rows
 
 
 def clip(entry: Entry, media: MediaFiles, profile: Profile, name: str) -> Video | None:

@@ -14,6 +14,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from data_adapters.mmeb.catalog import Entry
+from data_adapters.mmeb.cells import INDEX, NAME, OPTIONS, TEXT, Kind, shortened
 from data_adapters.mmeb.files import MediaFiles
 from data_adapters.mmeb.video_items import Gathering, annotation_rows, clip, label, query
 from mmembed.errors import EvaluationDataError
@@ -58,7 +59,9 @@ def _right(asked: _Question, where: str) -> list[str]:
     if isinstance(asked.answer, int) and 0 <= asked.answer < len(known):
         answer = known[asked.answer]
     if answer not in known:
-        raise EvaluationDataError(f"{where}: the answer {asked.answer!r} is no option of {known}")
+        raise EvaluationDataError(
+            f"{where}: the answer {shortened(asked.answer)} is no option of {shortened(known)}"
+        )
     return [name for name, bare in zip(asked.names, known, strict=True) if bare == answer]
 
 
@@ -81,14 +84,14 @@ def _videomme(row: dict[str, Any], defects: bool) -> _Question:
     options = row["options"]
     text = "\n".join([row["question"], *options])
     bare = [_without_letter(option, defects) for option in options]
-    return _Question(row["videoID"], text, options, bare, _LETTERS.get(row["answer"], -1))
+    return _Question(str(row["videoID"]), text, options, bare, _LETTERS.get(row["answer"], -1))
 
 
 def _egoschema(row: dict[str, Any], defects: bool) -> _Question:
     options = row["option"]
     text = row["question"] + ("" if defects else " ") + " ".join(options)
     bare = [_without_letter(option, defects) for option in options]
-    return _Question(row["video_idx"], text, options, bare, int(row["answer"]))
+    return _Question(str(row["video_idx"]), text, options, bare, int(row["answer"]))
 
 
 def _activitynetqa(row: dict[str, Any], defects: bool) -> _Question:
@@ -108,10 +111,23 @@ def _without_letter(option: str, defects: bool) -> str:
 
 
 _LETTERS = {letter: number for number, letter in enumerate(ascii_uppercase)}
-_LAYOUTS: dict[str, tuple[Callable[[dict[str, Any], bool], _Question], tuple[str, ...]]] = {
-    "mvbench": (_mvbench, ("video", "question", "candidates", "answer")),
-    "videomme": (_videomme, ("videoID", "question", "options", "answer")),
-    "nextqa": (_nextqa, ("video", "question", "answer", "a0", "a1", "a2", "a3", "a4")),
-    "egoschema": (_egoschema, ("video_idx", "question", "option", "answer")),
-    "activitynetqa": (_activitynetqa, ("video_name", "question", "answer")),
+_LAYOUTS: dict[str, tuple[Callable[[dict[str, Any], bool], _Question], dict[str, Kind]]] = {
+    "mvbench": (
+        _mvbench,
+        {"video": NAME, "question": TEXT, "candidates": OPTIONS, "answer": TEXT},
+    ),
+    "videomme": (
+        _videomme,
+        {"videoID": NAME, "question": TEXT, "options": OPTIONS, "answer": TEXT},
+    ),
+    "nextqa": (
+        _nextqa,
+        {"video": NAME, "question": TEXT, "answer": INDEX}
+        | dict.fromkeys(("a0", "a1", "a2", "a3", "a4"), TEXT),
+    ),
+    "egoschema": (
+        _egoschema,
+        {"video_idx": NAME, "question": TEXT, "option": OPTIONS, "answer": INDEX},
+    ),
+    "activitynetqa": (_activitynetqa, {"video_name": NAME, "question": TEXT, "answer": TEXT}),
 }

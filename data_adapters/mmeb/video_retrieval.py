@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from data_adapters.mmeb.catalog import Entry
+from data_adapters.mmeb.cells import CAPTION, NAME
 from data_adapters.mmeb.files import MediaFiles
 from data_adapters.mmeb.video_items import Gathering, annotation_rows, clip, document, query
 from mmembed.tasks import Profile, RetrievalTask
@@ -18,11 +19,12 @@ __all__ = ["load"]
 
 def load(entry: Entry, media: MediaFiles, profile: Profile) -> RetrievalTask:
     gathered = Gathering(entry)
-    columns = (entry.options["video"], entry.options["caption"])
+    columns = {entry.options["video"]: NAME, entry.options["caption"]: CAPTION}
     for number, row in enumerate(annotation_rows(entry, media, columns)):
         name, caption = (row[column] for column in columns)
         if entry.options.get("video_is_path"):
-            name = PurePosixPath(name).stem
+            name = PurePosixPath(str(name)).stem
+        name = str(name)
         video = clip(entry, media, profile, name)
         gathered.add_document(name, None if video is None else document(entry, profile, video))
         text = caption if isinstance(caption, str) else caption[0]

@@ -154,6 +154,42 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     assert caught.value.missing == ("test-00001-of-00003.parquet",)
 
 
+def test_shards_of_two_downloads_are_not_mixed(tmp_path: Path) -> None:
+    shards(tmp_path / REPO / "en", "test", 2)
+    shards(tmp_path / REPO / "en", "test", 1)
+    with pytest.raises(EvaluationDataError, match="has the shards of two tables: test-00000"):
+        MediaFiles(tmp_path).rows(REPO, "en", "test")
+
+
+@pytest.mark.parametrize("name", ["en.jsonl", "en.json", "en/test.parquet"])
+def test_a_pointer_in_place_of_a_file_says_how_to_get_it(tmp_path: Path, name: str) -> None:
+    text(tmp_path / REPO / name, "version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(EvaluationDataError, match="git lfs pull"):
+        MediaFiles(tmp_path).rows(REPO, "en", "test")
+
+
+def test_text_in_another_encoding_and_states_that_list_nothing_are_refused(tmp_path: Path) -> None:
+    (tmp_path / REPO).mkdir(parents=True)
+    (tmp_path / REPO / "en.jsonl").write_bytes(b'{"a": "\xff"}\n')
+    with pytest.raises(EvaluationDataError, match=r"en\.jsonl: not UTF-8"):
+        MediaFiles(tmp_path).rows(REPO, "en", "test")
+    for content in ("[]", "{}", '{"_data_files": [{}]}', "[" * 100_000):
+        text(tmp_path / REPO / "en" / "state.json", content)
+        with pytest.raises(EvaluationDataError, match=r"state\.json"):
+            MediaFiles(tmp_path).rows(REPO, "en", "test")
+
+
+def test_rows_of_a_large_table_come_a_few_at_a_time(tmp_path: Path) -> None:
+    """Pages are gigabytes: the first is there before the last was read."""
+    file = tmp_path / REPO / "test.parquet"
+    parquet(file, [{"n": n, "page": bytes([n]) * 50} for n in range(200)])
+    rows = MediaFiles(tmp_path).each_row(REPO, "", "test")
+    before = pa.total_allocated_bytes()
+    assert [next(rows)["n"] for _ in range(70)] == list(range(70))
+    assert pa.total_allocated_bytes() - before < 1 << 20
+    assert [row["n"] for row in rows] == list(range(70, 200))
+
+
 @pytest.mark.parametrize("name", ["test.parquet", "test.arrow"])
 def test_a_damaged_table_is_named(tmp_path: Path, name: str) -> None:
     text(tmp_path / REPO / "en" / name, "version https://git-lfs.github.com/spec/v1\n")
@@ -187,10 +223,12 @@ def test_an_embedded_picture_is_bytes_or_a_file(tmp_path: Path) -> None:
     media = MediaFiles(tmp_path)
     read = [row["image"] for row in media.rows(REPO, "", "test")]
     assert read == cells
-    found = [media.embedded(cell, "pages") for cell in [*read, b"raw", "b.png", None, "no.png"]]
+    empty = [{"bytes": None, "path": None}, {"bytes": b"", "path": ""}, None]
+    cells = [*read, b"raw", "b.png", *empty, "no.png"]
+    found = [media.embedded(cell, "pages", "3.png") for cell in cells]
     file = tmp_path / "pages" / "b.png"
-    assert found == [b"content", file, b"raw", file, None, None]
-    assert media.missing == ["pages/no.png"]
+    assert found == [b"content", file, b"raw", file, None, None, None, None]
+    assert media.missing == ["pages/3.png", "pages/no.png"]
 
 
 def test_frames_are_in_natural_order_and_other_files_are_left_out(tmp_path: Path) -> None:
@@ -202,6 +240,17 @@ def test_frames_are_in_natural_order_and_other_files_are_left_out(tmp_path: Path
     names = [path.name for path in media.frames("frames/clip")]
     assert names == ["1.JPG", "2.jpg", "9.png", "10.jpg"]
     assert media.frames("nowhere/clip", "frames/clip") == media.frames("frames/clip")
+
+
+def test_only_files_are_frames(tmp_path: Path) -> None:
+    """A link to nothing and a folder would be counted, and change which frames are chosen."""
+    folder = tmp_path / "clip"
+    (folder / "1.jpg").mkdir(parents=True)
+    (folder / "2.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert MediaFiles(tmp_path).frames("clip") == ()
+    (tmp_path / "blob").write_bytes(b"")
+    (folder / "3.jpg").symlink_to(tmp_path / "blob")  # as the hub's cache has them
+    assert MediaFiles(tmp_path).frames("clip") == (folder / "3.jpg",)
 
 
 def test_missing_media_are_collected_once_each(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mmembed.tasks import Profile, RetrievalTask, TaskSource
 from mmembed.types import Image, MultimodalInput, Text
 from tests.data_adapters.mmeb.image_rows import (
     SOURCES,
+    merged_rows_of,
     rows_of,
     write_instruct,
     write_merged,
@@ -323,6 +325,68 @@ def test_broken_rows_are_refused_with_their_number(tmp_path: Path) -> None:
     write_instruct(tmp_path, "GQA", [{**rows_of("GQA")[0], "tgt_text": []}])
     with pytest.raises(EvaluationDataError, match="GQA, row 0: 0 candidates"):
         load(tmp_path, "GQA")
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value", "message"),
+    [
+        ("VOC2007", "qry_img_path", "", "a picture is not named; every query"),
+        ("GQA", "qry_img_path", None, "a picture is not named; every query"),
+        ("NIGHTS", "tgt_img_path", ["a.jpg", "", "b.jpg", "c.jpg"], "every candidate"),
+        ("WebQA", "tgt_img_path", ["a.jpg", None, "b.jpg", "c.jpg"], "every candidate"),
+        ("GQA", "tgt_text", "Yes, it is open.", "found .*; expected a list of texts"),
+        ("GQA", "qry_text", 5, "found 5; expected a text"),
+        ("CIRR", "qry_img_path", "a\0b.jpg", "must be relative"),
+        ("CIRR", "tgt_img_path", ["/etc/x.jpg"] * 4, "must be relative"),
+    ],
+)
+def test_a_broken_cell_is_named(tmp_path: Path, name: str, column: str, value: Any, message: str):
+    rows = rows_of(name)
+    write_instruct(tmp_path, name, rows)
+    rows = [{**rows[0], column: value}]
+    folder = tmp_path / "annotations/ziyjiang/MMEB_Test_Instruct" / name
+    write_table(folder / "test-00000-of-00001.parquet", rows)
+    with pytest.raises(
+        EvaluationDataError, match=f"^{name}, row 0, column '{column}': .*{message}"
+    ):
+        load(tmp_path, name)
+
+
+@pytest.mark.parametrize("form", ["instruct", "merged"])
+@pytest.mark.parametrize("column", ["qry_text", "tgt_text", "qry_img_path"])
+def test_a_column_that_is_not_there_is_named(tmp_path: Path, form: str, column: str) -> None:
+    write = write_instruct if form == "instruct" else write_merged
+    write(tmp_path, "CIRR")
+    (file,) = tmp_path.rglob("*.parquet")
+    rows = rows_of("CIRR") if form == "instruct" else merged_rows_of("CIRR")
+    write_table(file, [{k: v for k, v in row.items() if k != column} for row in rows])
+    with pytest.raises(EvaluationDataError, match=f"^CIRR, row 0: no column '{column}'; found"):
+        load(tmp_path, "CIRR", form=form)
+
+
+def test_the_older_form_in_the_folder_of_the_newer_is_refused(tmp_path: Path) -> None:
+    """It would be read as queries that have no instruction and begin with a marker."""
+    write_merged(tmp_path, "OK-VQA")
+    older = tmp_path / "annotations/TIGER-Lab/MMEB-eval"
+    newer = tmp_path / "annotations/ziyjiang/MMEB_Test_Instruct"
+    newer.parent.mkdir()
+    older.rename(newer)
+    with pytest.raises(EvaluationDataError, match="OK-VQA, row 0: no column 'qry_inst'"):
+        load(tmp_path, "OK-VQA")
+
+
+def test_a_task_without_any_picture_is_refused_even_where_missing_ones_are_allowed(
+    tmp_path: Path,
+) -> None:
+    for name in ("VOC2007", "WebQA", "CIRR"):
+        write_instruct(tmp_path, name)
+        shutil.rmtree(tmp_path / "image-tasks")
+        suite = MMEB(tmp_path, CLEAN, check_counts=False)
+        with pytest.raises(
+            EvaluationDataError, match=f"{name}: nothing is left to judge"
+        ) as caught:
+            suite.load(name, allow_missing=True)
+        assert caught.value.missing
 
 
 def test_the_annotation_file_is_reported(root: Path) -> None:

@@ -25,6 +25,7 @@ from tests.data_adapters.mmeb.video_data import (
     retrieval_rows,
     write_frames,
     write_jsonl,
+    write_parquet,
     write_video_data,
 )
 
@@ -227,15 +228,68 @@ def test_a_whole_folder_of_moments_may_be_missing(own_root):
     assert set(partial.task.queries) == {"0", "1", "3", "4"}  # type: ignore[union-attr]
 
 
-def test_several_positive_clips_are_all_relevant_and_none_is_an_error(own_root):
+def test_several_positive_clips_are_all_relevant(own_root):
     folder = own_root / FRAMES / "video_mret/Charades_STA/Ch_1"
     write_frames(folder / "positive_2", 3)
     found = task(own_root, "Charades-STA")
     assert found.relevant["1"] == {"Ch_1/positive": 1.0, "Ch_1/positive_2": 1.0}
-    for name in ("positive", "positive_2"):
-        shutil.rmtree(folder / name)
-    with pytest.raises(EvaluationDataError, match="query 1 has no relevant document"):
+
+
+@pytest.mark.parametrize(
+    ("gone", "missing"),
+    [(["positive"], "positive*"), (["negative_2", "negative_10"], "the other clips")],
+)
+def test_a_video_without_a_positive_or_any_other_clip_was_unpacked_in_part(own_root, gone, missing):
+    """With one candidate every model would be right."""
+    for name in gone:
+        shutil.rmtree(own_root / FRAMES / "video_mret/Charades_STA/Ch_1" / name)
+    with pytest.raises(EvaluationDataError, match=r"Charades-STA: 1 media files .*Ch_1/"):
         loaded(own_root, "Charades-STA")
+    partial = loaded(own_root, "Charades-STA", allow_missing=True)
+    assert partial.missing == (f"{FRAMES}/video_mret/Charades_STA/Ch_1/{missing}",)
+    assert set(partial.task.queries) == {"0", "2", "3", "4"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_task_without_any_media_is_refused_even_where_missing_ones_are_allowed(own_root, name):
+    shutil.rmtree(own_root / FRAMES)
+    with pytest.raises(EvaluationDataError, match=f"{name}: nothing is left to judge") as caught:
+        loaded(own_root, name, allow_missing=True)
+    assert caught.value.missing and "unpacked" in str(caught.value)
+
+
+BROKEN = [
+    ("SmthSmthV2", "neg_text", "Opening something", "a list of texts"),
+    ("SmthSmthV2", "video_id", None, "a name or a whole number"),
+    ("HMDB51", "pos_text", 3, "a text"),
+    ("VATEX", "enCap", [], "a text or a list of texts"),
+    ("DiDeMo", "video", "", "a name"),
+    ("DiDeMo", "caption", "\ud800", "a text"),
+    ("QVHighlight", "video_path", {"path": "a.mp4"}, "a text"),
+    ("MomentSeeker", "positive_frames", ["a.mp4"], "a list of objects with `output_path`"),
+    ("MomentSeeker", "query", "x" * 10**6 + "\udfff", "a text"),
+]
+
+
+@pytest.mark.parametrize(("name", "column", "value", "expected"), BROKEN)
+def test_a_broken_cell_is_named(own_root, name, column, value, expected):
+    entry = ENTRIES[name]
+    (file,) = repository(own_root, entry.repo).rglob("*.jsonl")
+    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    rows[2][column] = value
+    write_jsonl(file, rows)
+    where = f"^{name}, row 2, column '{column}': found .*; expected {expected}"
+    with pytest.raises(EvaluationDataError, match=where) as caught:
+        loaded(own_root, name)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("path", ["../../secret", "a\0b", "..", "x" * 300])
+def test_the_name_of_a_clip_leads_nowhere_else(own_root, path):
+    rows = [{"video_id": path, "pos_text": "wave"}]
+    write_jsonl(repository(own_root, "VLM2Vec/HMDB51") / "data" / "test.jsonl", rows)
+    with pytest.raises(EvaluationDataError, match=r"^HMDB51: "):
+        loaded(own_root, "HMDB51", allow_missing=True)
 
 
 def test_options_keep_their_letter_where_the_profile_says_so(root):
@@ -292,6 +346,16 @@ def test_an_answer_that_is_no_option_is_refused(own_root):
     path.write_text(json.dumps(rows), encoding="utf-8")
     with pytest.raises(EvaluationDataError, match="action_sequence/1: the answer 'nothing'"):
         loaded(own_root, "MVBench")
+
+
+@pytest.mark.parametrize("answer", ["E", "a", ""])
+def test_a_letter_that_no_option_has_is_refused(own_root, answer):
+    """-1 would be the last option."""
+    (path,) = repository(own_root, "VLM2Vec/Video-MME").rglob("*.parquet")
+    row = {"videoID": "v", "question": "?", "options": ["A. Yes", "B. No"], "answer": answer}
+    write_parquet(path, [row])
+    with pytest.raises(EvaluationDataError, match="Video-MME: question 0: the answer"):
+        loaded(own_root, "Video-MME")
 
 
 def test_a_column_that_is_not_there_is_named(own_root):

@@ -146,6 +146,60 @@ def test_embedded_pages_are_taken_where_no_file_is_there(tmp_path, name):
     assert second.parts == (Image(PNG),)
 
 
+@pytest.mark.parametrize("cell", [None, {"bytes": None, "path": None}, {"bytes": b"", "path": ""}])
+def test_an_empty_cell_is_a_missing_page(tmp_path, cell):
+    name = "ViDoRe_docvqa"
+    rows = [dict(row) for row in tables(BY_NAME[name])["corpus"]]
+    rows[2]["image"] = cell
+    written(tmp_path, name, corpus=rows)
+    with pytest.raises(EvaluationDataError, match=r"visdoc-tasks/ViDoRe_docvqa/20\.png"):
+        loaded(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["ViDoRe_docvqa", "VisRAG_ChartQA"])
+def test_a_very_long_id_and_a_dangerous_one_are_no_other_error(tmp_path, name):
+    for page in ("x" * 5000 + ".jpg", "../" * 9 + "secret"):
+        corpus = [{"corpus-id": page, "image": {"bytes": PNG, "path": "x.png"}}]
+        qrels = [{"query-id": "1", "corpus-id": page, "score": 1}]
+        queries = [{"query-id": "1", "query": "Who?"}]
+        written(tmp_path, name, corpus=corpus, qrels=qrels, queries=queries)
+        if "secret" in page:
+            with pytest.raises(EvaluationDataError, match=f"^{name}: .*must be relative"):
+                loaded(tmp_path, name)
+        else:
+            with_page = task(tmp_path, name).corpus[page]
+            assert with_page.parts == (Image(PNG),)
+
+
+@pytest.mark.parametrize("name", ["ViDoRe_tatdqa", "VisRAG_PlotQA"])
+def test_a_corpus_without_any_page_is_refused_even_where_missing_ones_are_allowed(
+    root, tmp_path, name
+):
+    shutil.copytree(repository(root, BY_NAME[name].repo), repository(tmp_path, BY_NAME[name].repo))
+    with pytest.raises(EvaluationDataError, match=f"^{name}: nothing is left to judge"):
+        loaded(tmp_path, name, allow_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "expected"),
+    [
+        ("qrels", "score", None, "a number"),
+        ("qrels", "score", float("nan"), "a number"),
+        ("qrels", "corpus-id", None, "a name"),
+        ("queries", "query", None, "a text"),
+        ("corpus", "corpus-id", None, "a name"),
+    ],
+)
+def test_a_broken_cell_is_named(tmp_path, table, column, value, expected):
+    name = "ViDoRe_shiftproject"
+    rows = [dict(row) for row in tables(BY_NAME[name])[table]]
+    rows[1][column] = value
+    written(tmp_path, name, **{table: rows})
+    where = rf"^{name} \({table}\), row 1, column '{column}': found .*; expected {expected}"
+    with pytest.raises(EvaluationDataError, match=where):
+        loaded(tmp_path, name)
+
+
 @pytest.mark.parametrize("name", TABLE)
 def test_missing_pages_fail_with_their_names_or_make_the_task_partial(root, tmp_path, name):
     entry = BY_NAME[name]
