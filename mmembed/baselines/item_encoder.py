@@ -21,6 +21,8 @@ class ItemEncoder(Protocol):
             found again under this name.
         name: for people: the folder, hub id or `open_clip:ViT-B-32`.
         embedding_dimension: length of a row.
+
+    One that counts how often it had to cut what it encoded has `num_truncated` too.
     """
 
     @property

@@ -38,7 +38,7 @@ from mmembed.encoder.identity import package_versions
 from mmembed.encoder.options import loading_options
 from mmembed.encoder.progress import progress_bar
 from mmembed.errors import InputError
-from mmembed.inputs.media import DecodedMedia, MediaPolicy
+from mmembed.inputs.media import DecodedMedia
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.inputs.sizing import MediaBudget
 from mmembed.types import Image, MultimodalInput, Page, Role, Text, Video
@@ -68,7 +68,6 @@ class OpenClip:
         device: str | None = None,
         dtype: str | None = None,
         num_workers: int | None = None,
-        media: MediaPolicy | None = None,
     ) -> None:
         options = loading_options(device, dtype, num_workers, {})
         self.device: torch.device = options["device"]
@@ -76,7 +75,7 @@ class OpenClip:
             architecture, weights, device=self.device, dtype=options["dtype"]
         )
         self.name = f"open_clip:{architecture}:{weights}"
-        self.decoder = MediaDecoder(media, num_workers=options["num_workers"])
+        self.decoder = MediaDecoder(num_workers=options["num_workers"])
         self.num_truncated = 0
         side = self._loaded.pictures["size"]
         longest = side if isinstance(side, int) else max(side)
@@ -212,7 +211,6 @@ class OpenClip:
             "quick_gelu": bool(loaded.config.get("quick_gelu")),
             "dtype": str(loaded.input_dtype).removeprefix("torch."),
             "context_length": loaded.tokenizer.context_length,
-            "num_truncated_texts": self.num_truncated,
             "pictures": loaded.pictures,
             "num_frames": _NUM_FRAMES,
             "parts": "normalised sum of part vectors; clips and pages: normalised mean of frames",

@@ -81,7 +81,8 @@ def load_checkpoint(
     if architecture not in known:
         guess = did_you_mean(architecture, known)
         raise CheckpointError(
-            f"open_clip has no architecture {architecture!r}{guess}; it knows: {', '.join(known)}"
+            f"open_clip has no architecture {architecture!r}{guess}; open_clip.list_models() has "
+            f"the {len(known)} that it knows"
         )
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     found = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]

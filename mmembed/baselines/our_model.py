@@ -21,11 +21,15 @@ class OurModel:
 
     Batches have the default size of the device, whatever `calibrate` found: sizes that are tried
     out would move vectors within rounding from one run to the next.
+
+    Attributes:
+        num_truncated: items whose text was cut since the model was loaded.
     """
 
     def __init__(self, embedder: Embedder, *, name: str | None = None) -> None:
         self.embedder = embedder
         self.name = str(embedder.folder) if name is None else name
+        self.num_truncated = 0
 
     @property
     def space(self) -> str:
@@ -42,13 +46,16 @@ class OurModel:
         role: Role,
         show_progress_bar: bool | None = None,
     ) -> np.ndarray:
-        rows: np.ndarray = self.embedder.encode(
+        rows: np.ndarray
+        rows, report = self.embedder.encode(
             list(items),
             role=role,
             batch_tokens=self.embedder.batch_tokens().default,
             normalize_embeddings=True,
             show_progress_bar=show_progress_bar,
+            return_report=True,
         )
+        self.num_truncated += len(report.truncated)
         return rows
 
     def describe(self) -> Mapping[str, Any]:

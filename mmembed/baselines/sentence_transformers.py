@@ -25,7 +25,6 @@ from mmembed.baselines.distinct_items import check_rows, distinct_items, raise_a
 from mmembed.encoder.identity import package_versions
 from mmembed.encoder.options import loading_options
 from mmembed.errors import CheckpointError, InputError, MissingDependencyError
-from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.inputs.sizing import MediaBudget
 from mmembed.store.content import hash_file
@@ -55,7 +54,6 @@ class SentenceTransformersModel:
         device: str | None = None,
         dtype: str | None = None,
         num_workers: int | None = None,
-        media: MediaPolicy | None = None,
     ) -> None:
         self.folder = Path(folder)
         _check_folder(self.folder)
@@ -79,7 +77,7 @@ class SentenceTransformersModel:
                 f"sentence-transformers cannot load {folder}: {lines[0][:300]}"
             ) from error
         self.name = f"sentence-transformers:{folder}"
-        self.decoder = MediaDecoder(media, num_workers=options["num_workers"])
+        self.decoder = MediaDecoder(num_workers=options["num_workers"])
         self._has_pictures = self.model.supports("image")
         self._has_mixes = self.model.supports(("image", "text"))
 

@@ -16,7 +16,7 @@ from typing import Literal
 from mmembed.evaluation.results import TaskResult, TiePolicy
 from mmembed.tasks import TaskCard
 
-__all__ = ["Level", "Mean", "cells", "complete_values", "means"]
+__all__ = ["Level", "Mean", "cells", "complete_values", "means", "title_of"]
 
 Level = Literal["group", "modality", "split", "overall"]
 
@@ -47,6 +47,11 @@ class Mean:
     @property
     def is_complete(self) -> bool:
         return self.num_found == len(self.members)
+
+
+def title_of(level: str, name: str) -> str:
+    """A mean as people read it: `modality image`; a data set and `all` by their names."""
+    return name if level in ("task", "overall") else f"{level} {name}"
 
 
 def complete_values(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmembed.errors import EvaluationDataError
+from mmembed.evaluation.metrics import spearman
 from mmembed.evaluation.results import TaskResult, TiePolicy
 from mmembed.evaluation.significance import LEVEL
 
@@ -102,31 +103,39 @@ def interval(replicates: np.ndarray, level: float = LEVEL) -> Interval:
     return Interval(float(low), float(high))
 
 
-def p_value(replicates: np.ndarray, difference: float) -> float:
+def p_value(replicates: np.ndarray, difference: float, num_changed: int) -> float:
     """Two-sided, of no difference: how often replicates lie as far from `difference` as 0 does.
 
-    At least 1 / (R + 1). Rounding does not tell equal distances apart.
+    At least 1 / (R + 1), and at least what an exact test can reach that flips the signs of the
+    `num_changed` queries with different values: three queries that all became worse say little,
+    although every replicate of them does. Rounding does not tell equal distances apart.
     """
     far = np.abs(replicates - difference) >= abs(difference) - 1e-12
-    return float((1 + far.sum()) / (1 + len(replicates)))
+    share = float((1 + far.sum()) / (1 + len(replicates)))
+    return max(share, min(1.0, 2.0 ** (1 - num_changed)))
 
 
 def query_values(result: TaskResult, ties: TiePolicy) -> np.ndarray:
     """(N,) main value of each query, in the order of the file; cosines for pairs.
 
     Raises:
-        EvaluationDataError: there are no queries, or their mean is not the value of the task.
+        EvaluationDataError: there are no queries, or the value of the task is not theirs.
     """
     if not result.queries:
         raise EvaluationDataError(f"{result.name}: the results of single queries were not kept")
     values = np.array([query.value[ties] for query in result.queries], dtype=np.float64)
     if not _is_correlation(result):
-        mean, said = math.fsum(values) / len(values), result.value(ties)
-        if abs(mean - said) > 1e-6:
-            raise EvaluationDataError(
-                f"{result.name}: queries/ has a mean of {mean:.6f} and scores/ {said:.6f} under "
-                f"{ties}; the two files are of different runs, score the task again"
-            )
+        found = math.fsum(values) / len(values)
+    elif _lacks_targets(result):
+        return values
+    else:
+        found = spearman(values, _targets(result))
+    said = result.value(ties)
+    if abs(found - said) > 1e-6:
+        raise EvaluationDataError(
+            f"{result.name}: queries/ give {found:.6f} and scores/ {said:.6f} under {ties}; the "
+            "two files are of different runs, score the task again"
+        )
     return values
 
 

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mmembed.errors import EvaluationDataError
-from mmembed.evaluation.aggregation import cells
+from mmembed.evaluation.aggregation import cells, title_of
 from mmembed.evaluation.bootstrap import (
     NUM_REPLICATES,
     Interval,
     interval,
     p_value,
     paired_replicates,
+    query_values,
 )
 from mmembed.evaluation.results import RunResults, TaskResult, TiePolicy
 from mmembed.evaluation.significance import LEVEL, holm
@@ -58,6 +59,10 @@ class ComparedRow:
         if self.adjusted_p > LEVEL:
             return "no difference seen"
         return "better" if self.difference > 0 else "worse"
+
+    @property
+    def title(self) -> str:
+        return title_of(self.level, self.name)
 
     def is_regression(self, tolerance: float = 0.0) -> bool:
         """Significantly worse, by more than `tolerance` (a share)."""
@@ -125,11 +130,13 @@ def _rows(
     pairs: Sequence[tuple[TaskResult, TaskResult]], ties: TiePolicy, seed: int, num: int
 ) -> list[ComparedRow]:
     replicates: dict[str, np.ndarray] = {}
+    changed: dict[str, int] = {}
     rows: dict[str, ComparedRow] = {}
     for one, other in pairs:
         drawn = paired_replicates(one, other, ties, seed=seed, num_replicates=num)
         card, before, after = one.card, one.value(ties), other.value(ties)
         replicates[card.name] = drawn
+        changed[card.name] = int((query_values(one, ties) != query_values(other, ties)).sum())
         rows[card.name] = ComparedRow(
             "task",
             card.modality,
@@ -140,7 +147,7 @@ def _rows(
             after,
             after - before,
             interval(drawn),
-            p_value(drawn, after - before),
+            p_value(drawn, after - before, changed[card.name]),
         )
     means = []
     for (level, modality, name), members in cells([one.card for one, _ in pairs]).items():
@@ -161,7 +168,7 @@ def _rows(
                 after,
                 after - before,
                 interval(drawn),
-                p_value(drawn, after - before),
+                p_value(drawn, after - before, sum(changed[member] for member in members)),
             )
         )
     return [*rows.values(), *means]
@@ -215,10 +222,10 @@ def _common(
 
 def _differing_settings(first: RunResults, second: RunResults) -> tuple[str, ...]:
     """Settings beside the model that differ: part of the difference may be theirs."""
-    one, other = (run.record.get("profile", {}) for run in (first, second))
+    one, other = (run.record.get("profile") for run in (first, second))
     if one == other:
         return ()
-    names = " and ".join(str(each.get("name", "unknown")) for each in (one, other))
+    names = " and ".join(run.profile_name for run in (first, second))
     return (f"the runs word their items differently: prompts of profiles {names}",)
 
 

@@ -7,6 +7,7 @@ the items of a shard again from suite, data root and profile, and commits their 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mmembed.search.worker_protocol import ProcessSpec, Reply, serve
 from mmembed.store.file_hashes import FileHashes
 from mmembed.types import MultimodalInput
 
-__all__ = ["EncodeSpec", "EncodeWorker", "encode_with_processes", "load_encoder"]
+__all__ = ["EncodeSpec", "EncodeWorker", "Encoded", "encode_with_processes", "load_encoder"]
 
 _PROGRAM = "mmembed.evaluation.encode_worker"
 
@@ -48,6 +49,23 @@ class EncodeSpec(ProcessSpec):
     hashes: str | None = None
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What encoding a plan has come to.
+
+    Attributes:
+        description: of the model.
+        count: of rows that were encoded.
+        truncated: how often the model cut what it encoded; None where it does not count.
+    """
+
+    space: str
+    dimension: int
+    description: Mapping[str, Any]
+    count: int
+    truncated: int | None
+
+
 class EncodeWorker:
     """One loaded model that encodes shard after shard of one suite."""
 
@@ -72,13 +90,17 @@ class EncodeWorker:
         Raises:
             EvaluationDataError: an item that cannot be encoded or is not the planned one.
         """
-        items = [
-            PlannedItem(task, side, item, shard.role, key, self._item(task, side, item))
-            for key, (task, side, item) in zip(shard.keys, shard.places, strict=True)
-        ]
-        encoded = self.vectors.encode_shard(shard, items)
+        encoded, before = 0, self.vectors.num_truncated
+        if self.vectors.lacks(shard.keys):  # else its tasks need not be read
+            items = [
+                PlannedItem(task, side, item, shard.role, key, self._item(task, side, item))
+                for key, (task, side, item) in zip(shard.keys, shard.places, strict=True)
+            ]
+            encoded = self.vectors.encode_shard(shard, items)
+        truncated = self.vectors.num_truncated
+        cut = None if truncated is None else truncated - (before or 0)
         space = (self.encoder.space, self.encoder.embedding_dimension)
-        return Reply(space, {"encoded": encoded}, shard=shard.index)
+        return Reply(space, {"encoded": encoded, "truncated": cut}, shard=shard.index)
 
     def _item(self, task: str, side: str, item_id: str) -> MultimodalInput:
         if task not in self._items:
@@ -115,15 +137,12 @@ def encode_with_processes(
     *,
     on_ready: Callable[[str], None],
     on_progress: Callable[[int], None],
-) -> tuple[tuple[str, int], Mapping[str, Any], int]:
+) -> Encoded:
     """Encode shards in several processes of this machine.
 
     Args:
         on_ready: called with the space of the model before anything is encoded; may refuse it.
         on_progress: called with the number of items since the last call.
-
-    Returns:
-        (space, dimension) of the model, its description, how many rows were encoded.
 
     Raises:
         ConfigError: an item that cannot be encoded, a model that cannot be loaded.
@@ -133,7 +152,7 @@ def encode_with_processes(
 
     space: tuple[str, int] | None = None
     description: Mapping[str, Any] = {}
-    encoded = 0
+    records: list[Mapping[str, Any]] = []
     problems: list[str] = []
     sizes = {shard.index: len(shard.keys) for shard in shards}
     replies: Generator[Reply] = encode_in_processes(spec, shards, processes, program=_PROGRAM)
@@ -145,16 +164,23 @@ def encode_with_processes(
                 space, description = reply.space, reply.record or {}
                 on_ready(space[0] if space else "")
             else:
-                encoded += (reply.record or {})["encoded"]
+                records.append(reply.record or {})
                 on_progress(sizes[reply.shard])
     finally:
         replies.close()
     if problems or space is None:
+        hint = "; if memory is short, use fewer --processes" if "signal 9" in str(problems) else ""
         raise StoreError(
-            f"{len(problems)} shards were not encoded; what is done is kept, run again. "
+            f"{len(problems)} shards were not encoded; what is done is kept, run again{hint}. "
             + "; ".join(problems[:8])
         )
-    return space, description, encoded
+    cut = [record["truncated"] for record in records if record["truncated"] is not None]
+    return Encoded(
+        *space,
+        description,
+        sum(record["encoded"] for record in records),
+        sum(cut) if len(cut) == len(records) else None,
+    )
 
 
 def _load(fields: Any) -> tuple[Reply, Callable[[Any], Reply]]:

@@ -140,6 +140,6 @@ def _counts(card: TaskCard, loaded: LoadedTask) -> dict[str, Any]:
 
 
 def _relative(path: Path, root: Path | None) -> str:
-    if root is not None and path.resolve().is_relative_to(root):
-        return path.resolve().relative_to(root).as_posix()
+    if root is not None and path.is_relative_to(root):  # where it stands, not where it links to
+        return path.relative_to(root).as_posix()
     return path.as_posix()

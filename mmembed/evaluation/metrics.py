@@ -14,7 +14,6 @@ __all__ = [
     "COUNTS",
     "CUTOFFS",
     "METRICS",
-    "SIMILARITY_METRICS",
     "mean",
     "pearson",
     "query_metrics",
@@ -25,7 +24,6 @@ CUTOFFS = (1, 5, 10)
 _NAMES = ("hit", "precision", "recall", "f1", "map", "mrr", "ndcg_linear", "ndcg_exponential")
 METRICS = tuple(f"{name}@{k}" for name in _NAMES for k in CUTOFFS)
 COUNTS = ("num_pred", "num_data")
-SIMILARITY_METRICS = ("spearman", "pearson")
 
 _DEPTH = max(CUTOFFS)
 

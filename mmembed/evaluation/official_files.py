@@ -28,7 +28,7 @@ from mmembed.evaluation.pickled_vectors import (
     write_named_rows,
 )
 from mmembed.evaluation.ranking import named
-from mmembed.evaluation.results import TaskResult, TiePolicy
+from mmembed.evaluation.results import TaskResult, TiePolicy, file_stem
 from mmembed.store.durable import write_atomically
 from mmembed.tasks import RetrievalTask
 from mmembed.types import MultimodalInput
@@ -75,9 +75,13 @@ def write_official(
 ) -> None:
     """Write the three files, each atomically; existing ones are replaced.
 
+    Raises:
+        EvaluationDataError: `name` cannot be that of a file.
+
     Args:
         queries, documents: (Q, D) and (M, D) in the order of the task.
     """
+    name = file_stem(name)
     folder.mkdir(parents=True, exist_ok=True)
     write_array(folder / f"{name}_qry", queries)
     write_named_rows(folder / f"{name}_tgt", dict(zip(task.corpus, documents, strict=True)))
@@ -128,7 +132,7 @@ def read_official(folder: Path, name: str) -> OfficialFiles:
 def write_score(folder: Path, result: TaskResult, ties: TiePolicy) -> Path:
     """Write `NAME_score.json` with its 26 keys, as the public scorers do."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{result.name}_score.json"
+    path = folder / f"{file_stem(result.name)}_score.json"
     metrics = {key: result.metrics[ties][key] for key in (*METRICS, *COUNTS)}
     write_atomically(path, (json.dumps(metrics, indent=4) + "\n").encode("ascii"))
     return path
@@ -149,7 +153,11 @@ def _info(task: RetrievalTask, query_id: str) -> dict[str, Any]:
 
 def _read_lines(path: Path) -> list[Mapping[str, Any]]:
     infos: list[Mapping[str, Any]] = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text("utf-8").removesuffix("\n").split("\n")  # a name may hold U+2028
+    except UnicodeDecodeError as error:
+        raise EvaluationDataError(f"{path} is not UTF-8: {error}") from None
+    for number, line in enumerate(lines, start=1):
         try:
             info = json.loads(line)
         except ValueError as error:

@@ -12,7 +12,7 @@ import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -177,8 +177,20 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
+_STEPS: dict[int, Any] = dict(pickle._Unpickler.dispatch)
+
+
+def _set_state(unpickler: Any) -> None:
+    """Of what we made only: a file could change our functions otherwise."""
+    if not isinstance(unpickler.stack[-2], _Array | _Dtype):
+        raise EvaluationDataError("sets the state of what is no array")
+    _STEPS[pickle.BUILD[0]](unpickler)
+
+
 # The one in Python: the one in C makes room for as many objects as a damaged file asks for.
 class _Unpickler(pickle._Unpickler):
+    dispatch: ClassVar[dict[int, Any]] = {**_STEPS, pickle.BUILD[0]: _set_state}
+
     def find_class(self, module: str, name: str) -> Any:
         found = _ALLOWED.get((module, name))
         if found is None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmembed.errors import EvaluationDataError
 from mmembed.evaluation.manifest import check_manifest, make_manifest, read_manifest
-from mmembed.evaluation.plan import Plan, make_plan, media_files
+from mmembed.evaluation.plan import Plan, make_plan, media_files, sides
 from mmembed.evaluation.scoring import check_task
 from mmembed.evaluation.suites import OpenSuite, Selection, load_suite
 from mmembed.store.file_hashes import FileHashes
@@ -61,14 +62,15 @@ def prepare(
     count = len(opened.cards)
     with shown_progress(show_progress_bar, "reading tasks", count, "tasks") as advance:
         tasks = opened.load_all(allow_missing=allow_missing, on_progress=advance)
+    _check_not_empty(tasks)
+    for card, loaded in tasks.values():
+        check_task(card, loaded.task)
     listed = [media_files(loaded.task).values() for _, loaded in tasks.values()]
     files = sorted({path for kinds in listed for paths in kinds for path in paths})
     with shown_progress(show_progress_bar, "hashing media", len(files), "files") as advance:
         digest.read_all(files, on_progress=advance)
     with shown_progress(show_progress_bar, "naming items", count, "tasks") as advance:
         plan = make_plan(tasks, digest=digest, on_progress=advance)
-    for card, loaded in tasks.values():
-        check_task(card, loaded.task)
     found = make_manifest(opened, tasks, plan, digest)
     if expected is not None:
         check_manifest(expected, found)
@@ -81,6 +83,20 @@ def hashes_file() -> Path | None:
 
     beside = memory_file()
     return None if beside is None else beside.with_name("file_hashes.sqlite")
+
+
+def _check_not_empty(tasks: Mapping[str, tuple[TaskCard, LoadedTask]]) -> None:
+    empty = [
+        name
+        for name, (_, loaded) in tasks.items()
+        if loaded.missing and not all(items for _, _, _, items in sides(loaded.task))
+    ]
+    if empty:
+        raise EvaluationDataError(
+            f"nothing is left of {', '.join(empty)} without the files that are missing; fetch "
+            "them, or name the other tasks with --only, --modality or --group",
+            missing=tuple(dict.fromkeys(file for name in empty for file in tasks[name][1].missing)),
+        )
 
 
 @contextmanager

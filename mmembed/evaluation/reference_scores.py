@@ -40,6 +40,7 @@ NOISE_OF_DATA_SET = 0.3  # and of a group, which is a few of them
 NOISE_OF_MODALITY = 0.1  # of a mean over many: modality, split, everything
 MATCH = 0.5  # "matches a row": every modality mean lies this near
 _FOLDER = "evaluation/references"
+_OTHER_SIZE = "not compared: published over"
 
 
 class ReferenceRow(StrictModel):
@@ -207,10 +208,11 @@ def compare_with(
             percent = None if value is None else 100 * value
             deltas.append(Delta(row, level, name, percent, published, refusal))
     if not any(delta.difference is not None for delta in deltas):
-        why = dict.fromkeys(delta.verdict for delta in deltas) or ["they have no cell in common"]
+        named = (
+            rows[0].title if len(rows) == 1 else f"the {len(rows)} rows of {references.benchmark}"
+        )
         raise ConfigError(
-            f"nothing of {', '.join(row.title for row in rows[:3])} can be set against this run: "
-            f"{'; '.join(why)}. Rows by page set: {_by_page_set(references)}"
+            f"nothing of {named} can be set against this run: {_why(references, deltas)}"
         )
     return tuple(deltas)
 
@@ -229,7 +231,7 @@ def _refusal(
     """Why a published number and the run's are not of the same test; empty if they are."""
     size = references.sizes.get(name, len(members))
     if size != len(members):
-        return f"not compared: published over {size} data sets, the suite has {len(members)}"
+        return f"{_OTHER_SIZE} {size} data sets, the suite has {len(members)}"
     other = sorted({each for each in members if each is not None and each != row.page_set})
     return f"not compared: the run is over {other[0]} page sets" if other else ""
 
@@ -244,6 +246,19 @@ def _published(row: ReferenceRow, level: str, name: str) -> float | None:
         "split": row.splits,
     }
     return tables[level].get(name)
+
+
+def _why(references: References, deltas: Sequence[Delta]) -> str:
+    """One reason, the most general: other data sets, other page sets, or no complete result."""
+    if not deltas:
+        return "they have no data set or mean in common"
+    other_size = [delta.refusal for delta in deltas if delta.refusal.startswith(_OTHER_SIZE)]
+    if len(other_size) == len(deltas):
+        largest = next((d.refusal for d in deltas if d.level == "overall"), other_size[0])
+        return f"it is over other data sets ({largest.removeprefix('not compared: ')})"
+    reasons = dict.fromkeys(delta.verdict for delta in deltas)
+    pages = f"; rows by page set: {_by_page_set(references)}" if references.page_sets else ""
+    return "; ".join(reasons) + pages
 
 
 def _by_page_set(references: References) -> str:

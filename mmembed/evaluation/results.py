@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = [
     "RunResults",
     "TaskResult",
     "TiePolicy",
+    "file_stem",
     "read_results",
     "read_task_result",
     "write_run_record",
@@ -40,6 +42,9 @@ TiePolicy = Literal["pessimistic", "official", "docid"]
 TIES: tuple[TiePolicy, ...] = get_args(TiePolicy)
 
 _FORMAT = "mmembed-score/1"
+_NO_FILE_NAME = re.compile(r'[\x00-\x1f\x7f-\x9f\ud800-\udfff<>:"/\\|?*]|^[. ]|[. ]$')
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_LONGEST = 200  # bytes, so that an ending fits behind it
 
 
 @dataclass(frozen=True)
@@ -95,22 +100,59 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class RunResults:
-    """All results of an output folder. `record` is the content of `run.json`."""
+    """All results of an output folder.
+
+    Attributes:
+        record: the content of `run.json`; empty for a run that never ended.
+        unrecorded: tasks with a score of which `run.json` does not say that it was written: a run
+            is going on, or was broken off. They are not among `tasks`.
+    """
 
     folder: Path
     tasks: Mapping[str, TaskResult] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
+    unrecorded: tuple[str, ...] = ()
+
+    @property
+    def profile_name(self) -> str:
+        profile = self.record.get("profile", "unknown")
+        return str(profile.get("name", "unknown") if isinstance(profile, Mapping) else profile)
+
+
+def file_stem(name: str) -> str:
+    """`name`, which must do as the name of a file on every system and stay in its folder.
+
+    Raises:
+        EvaluationDataError: it does not.
+    """
+    if (
+        not name
+        or len(name.encode("utf-8", "surrogatepass")) > _LONGEST
+        or _NO_FILE_NAME.search(name)
+        or _RESERVED.fullmatch(name)
+    ):
+        raise EvaluationDataError(
+            f"{name!r} cannot be the name of a task, which is that of its files: at most "
+            f'{_LONGEST} bytes, none of <>:"/\\|?* or control characters, no dot or space at '
+            "either end, no name that Windows reserves"
+        )
+    return name
 
 
 def write_task_result(folder: Path, result: TaskResult) -> Path:
-    """Write `scores/TASK.json` and `queries/TASK.jsonl`, each atomically; the former last."""
+    """Write `scores/TASK.json` and `queries/TASK.jsonl`, each atomically; the former last.
+
+    Raises:
+        EvaluationDataError: the task's name cannot be that of a file.
+    """
+    stem = file_stem(result.name)
     for name in ("scores", "queries"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(asdict(query), sort_keys=True) + "\n" for query in result.queries)
-    write_atomically(folder / "queries" / f"{result.name}.jsonl", "".join(lines).encode("ascii"))
+    write_atomically(folder / "queries" / f"{stem}.jsonl", "".join(lines).encode("ascii"))
     score = {"format": _FORMAT, **asdict(result), "missing": list(result.missing)}
     del score["queries"]
-    path = folder / "scores" / f"{result.name}.json"
+    path = folder / "scores" / f"{stem}.json"
     write_atomically(path, (json.dumps(score, sort_keys=True, indent=2) + "\n").encode("ascii"))
     return path
 
@@ -133,10 +175,20 @@ def read_results(folder: Path, *, with_queries: bool = False) -> RunResults:
         raise EvaluationDataError(
             f"{folder} has no results (scores/*.json); make them with `mmembed eval run --out`"
         )
-    tasks = {path.stem: read_task_result(path, with_queries=with_queries) for path in paths}
     path = folder / "run.json"
-    record = _parsed(path, path.read_text("utf-8")) if path.is_file() else {}
-    return RunResults(folder, tasks, record)
+    record = _parsed(path, _text(path)) if path.is_file() else {}
+    known = [path for path in paths if _is_recorded(path.stem, record.get("tasks"))]
+    tasks = {path.stem: read_task_result(path, with_queries=with_queries) for path in known}
+    unrecorded = tuple(path.stem for path in paths if path.stem not in tasks)
+    return RunResults(folder, tasks, record, unrecorded)
+
+
+def _is_recorded(name: str, listed: Any) -> bool:
+    """Whether the run that `run.json` is of wrote the score of this task."""
+    if not isinstance(listed, Mapping):
+        return True
+    entry = listed.get(name)
+    return entry is not None and not (isinstance(entry, Mapping) and entry.get("files", "") is None)
 
 
 def read_task_result(path: Path, *, with_queries: bool = False) -> TaskResult:
@@ -145,32 +197,60 @@ def read_task_result(path: Path, *, with_queries: bool = False) -> TaskResult:
     Raises:
         EvaluationDataError: damaged, or a value that is no finite number.
     """
-    score = _parsed(path, path.read_text("utf-8"))
+    score = _parsed(path, _text(path))
     if score.pop("format", None) != _FORMAT:
         raise EvaluationDataError(f"{path} is no result file of this version ({_FORMAT})")
     try:
         result = TaskResult(
             **{**score, "card": TaskCard(**score["card"]), "missing": tuple(score["missing"])}
         )
-    except (KeyError, TypeError) as error:
-        raise EvaluationDataError(f"{path} is damaged: {error}") from None
-    for ties, metrics in result.metrics.items():
-        for name, value in metrics.items():
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise EvaluationDataError(f"{path}: {name} under {ties} is {value!r}, no number")
+        for ties in TIES:
+            for name, value in {result.card.main_metric: math.nan, **result.metrics[ties]}.items():
+                _finite(value, f"{name} under {ties}")
+        if result.name != path.stem:
+            raise ValueError(f"it holds the result of {result.name!r}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise EvaluationDataError(f"{path} is damaged: {_words(error)}; score it again") from None
     if not with_queries:
         return result
     lines = path.parent.parent / "queries" / f"{path.stem}.jsonl"
     if not lines.is_file():
         raise EvaluationDataError(f"{lines} is missing; run the task again")
-    queries = tuple(_query(_parsed(lines, line)) for line in lines.read_text("utf-8").splitlines())
-    return TaskResult(**{**vars(result), "queries": queries})
+    queries = []
+    for number, line in enumerate(_text(lines).splitlines(), start=1):
+        try:
+            queries.append(_query(json.loads(line)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise EvaluationDataError(
+                f"{lines}, line {number} is damaged: {_words(error)}; score the task again"
+            ) from None
+    return TaskResult(**{**vars(result), "queries": tuple(queries)})
 
 
 def _query(record: dict[str, Any]) -> QueryResult:
     top = tuple((str(name), float(score)) for name, score in record["top"])
-    relevant = tuple(record["relevant"])
-    return QueryResult(record["id"], record["value"], top, relevant, record.get("target"))
+    value: dict[str, float] = {ties: _finite(record["value"][ties], ties) for ties in TIES}
+    target = record.get("target")
+    if target is not None:
+        _finite(target, "target")
+    return QueryResult(str(record["id"]), value, top, tuple(record["relevant"]), target)
+
+
+def _finite(value: Any, what: str) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{what} is {value!r}, no number")
+    return value
+
+
+def _words(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise EvaluationDataError(f"{path} is not UTF-8: {error}") from None
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:

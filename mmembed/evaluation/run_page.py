@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmembed.evaluation.aggregation import Mean
+from mmembed.evaluation.aggregation import Mean, title_of
 from mmembed.evaluation.html_report import (
     Example,
     Matrix,
@@ -16,7 +16,8 @@ from mmembed.evaluation.html_report import (
     write_page,
 )
 from mmembed.evaluation.markup import Child, Markup, element
-from mmembed.evaluation.summary import Summary, TaskLine, provenance
+from mmembed.evaluation.provenance import provenance
+from mmembed.evaluation.summary import Summary, TaskLine
 from mmembed.evaluation.sweeps import Sweep
 from mmembed.evaluation.tables import delta_table, percent, reference_notes
 
@@ -57,10 +58,13 @@ def write_run_page(path: Path, page: RunPage) -> Path:
         about = "The worst query of each of the weakest data sets, with its first documents."
         shown = [example_article(each) for each in page.examples]
         body.append(section("Worst queries", element("p", about, class_="muted"), *shown))
-    rows = provenance(summary.record).items()
-    if rows:
-        pairs = [(element("dt", name), element("dd", value)) for name, value in rows]
-        body.append(section("Provenance", element("dl", pairs)))
+    groups = provenance(summary.record)
+    if groups:
+        shown = [element("p", "The full record is in run.json.", class_="muted")]
+        for title, rows in groups.items():
+            pairs = [(element("dt", name), element("dd", value)) for name, value in rows.items()]
+            shown += [element("h3", title), element("dl", pairs)]
+        body.append(section("Provenance", *shown))
     return write_page(path, summary.name, body)
 
 
@@ -68,7 +72,7 @@ def _means(found: Sequence[Mean]) -> Markup:
     head = [element("th", name, scope="col") for name in ("mean over", "", "data sets")]
     rows = []
     for each in found:
-        name = "everything" if each.level == "overall" else f"{each.level} {each.name}"
+        name = title_of(each.level, each.name)
         rows.append(
             element(
                 "tr",

@@ -8,11 +8,9 @@ are there, and ends with the same bytes in `scores/`.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +20,19 @@ from mmembed import __version__
 from mmembed.config.checkout import git_revision
 from mmembed.errors import ConfigError, EvaluationDataError, StoreError
 from mmembed.evaluation.calibration import read_calibration
-from mmembed.evaluation.encode_worker import EncodeSpec, encode_with_processes, load_encoder
+from mmembed.evaluation.encode_worker import (
+    Encoded,
+    EncodeSpec,
+    encode_with_processes,
+    load_encoder,
+)
 from mmembed.evaluation.machine import default_threads, hardware, threads
 from mmembed.evaluation.manifest import write_manifest
 from mmembed.evaluation.plan import EncodeShard, Plan, make_plan
 from mmembed.evaluation.preparation import Prepared, hashes_file, prepare, shown_progress
 from mmembed.evaluation.profiles import dump_profile, parse_profile, profile_sha256
-from mmembed.evaluation.results import (
-    RunResults,
-    TaskResult,
-    read_results,
-    write_run_record,
-    write_task_result,
-)
+from mmembed.evaluation.results import RunResults, TaskResult, read_results
+from mmembed.evaluation.run_folder import RunFolder, read_run_record
 from mmembed.evaluation.scoring import score_retrieval, score_similarity
 from mmembed.evaluation.suites import Selection, load_suite
 from mmembed.evaluation.vectors import StoredVectors, encode_plan, open_space
@@ -45,9 +43,6 @@ from mmembed.tasks import LoadedTask, Profile, RetrievalTask, TaskCard
 __all__ = ["LOADER", "evaluate", "run", "score_task", "stored_tasks"]
 
 LOADER = "mmembed.baselines.loading:load_model"
-_FORMAT = "mmembed-run/1"
-
-Rows = Callable[[Sequence[str]], np.ndarray]
 
 
 def evaluate(
@@ -115,19 +110,20 @@ def run(
         again: score tasks that have scores, too.
         part: (i, n) encodes every n-th shard from the i-th, into a `store` that machines share, and
             scores nothing; a call without it then finds all rows.
-        loader: `package.module:name` of what makes the encoder.
+        loader: `package.module:name` or `file.py:name` of what makes the encoder.
 
     Raises:
         ConfigError: a wrong name or option, or `out` holds results of something else.
         EvaluationDataError: data are missing or not those of `plan`; an item that cannot be
             encoded; a row that is no unit vector.
-        StoreError: the store is damaged, or a process died twice on one shard.
+        StoreError: the store is damaged, a process died twice on one shard, or another run writes
+            to `out`.
     """
     out = out.resolve()
     store = (store or out / "vectors").resolve()
     seconds: dict[str, float] = {}
     begun = time.time()
-    with FileHashes(hashes_file()) as hashes:
+    with FileHashes(hashes_file()) as hashes, ExitStack() as held:
         with _timed(seconds, "prepare"):
             prepared = prepare(
                 suite,
@@ -139,7 +135,12 @@ def run(
                 hashes=hashes,
                 show_progress_bar=show_progress_bar,
             )
-        before = _before(out, prepared)
+        opened, profile = prepared.suite, prepared.suite.profile
+        digest = profile_sha256(profile)
+        shards = _shards(prepared.plan, part)
+        results = RunFolder(out, suite=opened.suite.name, profile=profile, profile_sha256=digest)
+        if part is None:
+            held.enter_context(results.locked())
         processes = processes or default_processes(device)
         spec = EncodeSpec(
             model=str(Path(model).resolve() if Path(model).is_dir() else model),
@@ -148,68 +149,68 @@ def run(
             num_workers=num_workers,
             num_threads=num_threads or default_threads(device),
             loader=loader,
-            template=prepared.suite.profile.template,
+            template=profile.template,
             store=str(store),
-            suite=str(prepared.suite.suite.path),
-            root=None if prepared.suite.root is None else str(prepared.suite.root),
-            profile=dump_profile(prepared.suite.profile),
+            suite=str(opened.suite.path),
+            root=None if opened.root is None else str(opened.root),
+            profile=dump_profile(profile),
             allow_missing=allow_missing,
             hashes=None if (path := hashes_file()) is None else str(path),
         )
         with _timed(seconds, "encode"):
-            space, described, encoded = _encode(
+            encoded = _encode(
                 prepared.plan,
-                _shards(prepared.plan, part),
+                shards,
                 spec,
                 processes,
                 hashes,
-                check=partial(_check_space, out, before),
+                check=results.check_space,
                 show=show_progress_bar,
             )
-    if part is not None:
-        return RunResults(out, {}, {"items": {"encoded": encoded}})
-    vectors = open_space(store, *space)
-    reused = {} if again or before.get("version") != __version__ else before.get("tasks", {})
-    with _timed(seconds, "score"):
-        _score(prepared, vectors.get, out, reused, show_progress_bar)
-    scored = {name: {"sha256": digest} for name, digest in prepared.plan.tasks.items()}
-    record = {
-        "format": _FORMAT,
-        "version": __version__,
-        "git_revision": git_revision(),
-        "suite": prepared.suite.suite.name,
-        "summary": prepared.suite.suite.config.summary,
-        **_label(prepared),
-        "model": described["model"],
-        "encoder": dict(described),
-        "space": space[0],
-        "embedding_dimension": space[1],
-        "profile": {
-            **dump_profile(prepared.suite.profile),
-            "sha256": profile_sha256(prepared.suite.profile),
-        },
-        "data_root": spec.root,
-        "store": str(store),
-        "allow_missing": allow_missing,
-        "loader": loader,
-        "plan": {"sha256": prepared.plan.sha256, "verified": plan is not None},
-        "tasks": {**before.get("tasks", {}), **scored},
-        "items": {
-            "asked": prepared.plan.asked,
-            "distinct": len(prepared.plan.items),
-            "cached": len(prepared.plan.items) - encoded,
-            "encoded": encoded,
-        },
-        "processes": processes,
-        "num_threads": spec.num_threads,
-        "hardware": hardware(),
-        "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun)),
-        "wall_seconds": round(time.time() - begun, 3),
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-    }
-    write_manifest(out, prepared.manifest)
-    write_run_record(out, record)
-    return read_results(out)
+        counts = {"encoded": encoded.count, "truncated": encoded.truncated}
+        if part is not None:
+            return RunResults(out, {}, {"items": counts})
+        record = {
+            "version": __version__,
+            "git_revision": git_revision(),
+            "suite": opened.suite.name,
+            "summary": opened.suite.config.summary,
+            **_label(prepared),
+            "model": encoded.description["model"],
+            "encoder": dict(encoded.description),
+            "space": encoded.space,
+            "embedding_dimension": encoded.dimension,
+            "profile": {**dump_profile(profile), "sha256": digest},
+            "data_root": spec.root,
+            "store": str(store),
+            "allow_missing": allow_missing,
+            "loader": spec.loader,
+            "plan": {"sha256": prepared.plan.sha256, "verified": plan is not None},
+            "items": {
+                "asked": prepared.plan.asked,
+                "distinct": len(prepared.plan.items),
+                "cached": len(prepared.plan.items) - encoded.count,
+                **counts,
+            },
+            "processes": processes,
+            "num_threads": spec.num_threads,
+            "hardware": hardware(),
+            "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun)),
+        }
+        vectors = open_space(store, encoded.space, encoded.dimension)
+        write_manifest(out, prepared.manifest)
+        with _timed(seconds, "score"):
+            wanted = results.begin(record, prepared.plan.tasks, again=again)
+            with shown_progress(show_progress_bar, "scoring", len(wanted), "tasks") as advance:
+                for name in wanted:
+                    rows = map(vectors.get, prepared.plan.rows[name])
+                    result = score_task(*prepared.tasks[name], *rows)
+                    results.add(prepared.plan.tasks[name], result)
+                    advance(1)
+        record["wall_seconds"] = round(sum(seconds.values()), 3)
+        record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+        results.write()
+        return read_results(out)
 
 
 def stored_tasks(
@@ -224,7 +225,7 @@ def stored_tasks(
         EvaluationDataError: no finished run there, or its data have changed since.
         StoreError: its rows are gone.
     """
-    record = _record(folder)
+    record = read_run_record(folder)
     if not record:
         raise EvaluationDataError(f"{folder} has no run.json, so no finished run")
     profile = {key: value for key, value in record["profile"].items() if key != "sha256"}
@@ -237,9 +238,10 @@ def stored_tasks(
     vectors = open_space(Path(record["store"]), record["space"])
     with FileHashes(hashes_file()) as hashes:
         for name, card in opened.cards.items():
-            loaded = opened.load(name, allow_missing=record["allow_missing"])
+            entry = record["tasks"].get(name, {})
+            loaded = opened.load(name, allow_missing=bool(entry.get("missing")))
             plan = make_plan({name: (card, loaded)}, digest=hashes)
-            if plan.tasks[name] != record["tasks"].get(name, {}).get("sha256"):
+            if plan.tasks[name] != entry.get("sha256"):
                 raise EvaluationDataError(
                     f"the data of {name} are not those of the run in {folder}; run it again"
                 )
@@ -259,14 +261,6 @@ def _shards(plan: Plan, part: tuple[int, int] | None) -> list[EncodeShard]:
     return plan.shards()[first::step]
 
 
-def _check_space(out: Path, before: Mapping[str, Any], space: str) -> None:
-    if before and before["space"] != space:
-        raise ConfigError(
-            f"{out} holds results of another model (space {before['space'][:16]}, this one is "
-            f"{space[:16]}); give another --out"
-        )
-
-
 def _encode(
     plan: Plan,
     shards: Sequence[EncodeShard],
@@ -276,8 +270,7 @@ def _encode(
     *,
     check: Callable[[str], None],
     show: bool | None,
-) -> tuple[tuple[str, int], Mapping[str, Any], int]:
-    """(space, dimension), what the model is, and how many rows were encoded."""
+) -> Encoded:
     count = sum(len(shard.keys) for shard in shards)
     with shown_progress(show, "encoding", count, "items") as advance:
         if processes > 1 and shards:
@@ -290,49 +283,15 @@ def _encode(
                 check(encoder.space)
                 vectors = StoredVectors(encoder, Path(spec.store), digest=hashes)
                 encode_plan(plan, vectors, shards=shards, on_progress=advance)
-                space = (encoder.space, encoder.embedding_dimension)
-                described = {"model": encoder.name, **encoder.describe()}
-                return space, described, vectors.num_encoded
+                return Encoded(
+                    encoder.space,
+                    encoder.embedding_dimension,
+                    {"model": encoder.name, **encoder.describe()},
+                    vectors.num_encoded,
+                    vectors.num_truncated,
+                )
             finally:
                 encoder.close()
-
-
-def _score(
-    prepared: Prepared, rows: Rows, out: Path, reused: Mapping[str, Any], show: bool | None
-) -> None:
-    plan = prepared.plan
-    with shown_progress(show, "scoring", len(plan.tasks), "tasks") as advance:
-        for name, (card, loaded) in prepared.tasks.items():
-            done = reused.get(name, {}).get("sha256") == plan.tasks[name]
-            if not (done and (out / "scores" / f"{name}.json").is_file()):
-                first, second = map(rows, plan.rows[name])
-                write_task_result(out, score_task(card, loaded, first, second))
-            advance(1)
-
-
-def _before(out: Path, prepared: Prepared) -> dict[str, Any]:
-    """The record of an earlier run in this folder, which must be one of the same kind."""
-    record = _record(out)
-    if not record:
-        return {}
-    suite, digest = prepared.suite.suite.name, profile_sha256(prepared.suite.profile)
-    if record["suite"] != suite or record["profile"]["sha256"] != digest:
-        raise ConfigError(
-            f"{out} holds results of suite {record['suite']} in the words of profile "
-            f"{record['profile']['name']}; give another --out for suite {suite} and profile "
-            f"{prepared.suite.profile.name}"
-        )
-    return record
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
-    if not path.is_file():
-        return {}
-    record = json.loads(path.read_text("utf-8"))
-    if record.get("format") != _FORMAT:
-        raise EvaluationDataError(f"{path} is no record of this version ({_FORMAT})")
-    return dict(record)
 
 
 def _label(prepared: Prepared) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from mmembed.errors import EvaluationDataError
 from mmembed.evaluation.metrics import (
     COUNTS,
     METRICS,
-    SIMILARITY_METRICS,
     mean,
     pearson,
     query_metrics,
@@ -29,7 +28,7 @@ from mmembed.evaluation.ranking import (
     pair_scores,
     rank_documents,
 )
-from mmembed.evaluation.results import TIES, QueryResult, TaskResult
+from mmembed.evaluation.results import TIES, QueryResult, TaskResult, file_stem
 from mmembed.tasks import EvaluationTask, RetrievalTask, SimilarityTask, TaskCard
 
 __all__ = ["check_task", "score_retrieval", "score_similarity"]
@@ -43,8 +42,9 @@ def check_task(card: TaskCard, task: EvaluationTask) -> None:
 
     Raises:
         EvaluationDataError: labels or candidates that are not what they should be, with the ids;
-            a main metric that this kind of task does not have.
+            a main metric that this kind of task does not have; a name that cannot be a file's.
     """
+    file_stem(card.name)
     if isinstance(task, RetrievalTask):
         _candidates(card, task)
     else:
@@ -194,7 +194,7 @@ def _pools(
 
 
 def _gold(card: TaskCard, task: SimilarityTask) -> np.ndarray:
-    _check_metric(card, SIMILARITY_METRICS)
+    _check_metric(card, ("spearman",))
     _refuse(card, "pairs have no score", [each for each in task.pairs if each not in task.scores])
     gold = [float(task.scores[name]) for name in task.pairs]
     _refuse(

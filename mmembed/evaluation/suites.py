@@ -40,7 +40,8 @@ class SuiteConfig(StrictModel):
     """The content of a suite's file.
 
     Attributes:
-        sources: called (root, profile, **arguments), each gives a `TaskSource`.
+        sources: called (root, profile, **arguments), each gives a `TaskSource`: an installed
+            `package.module:Name`, or `file.py:Name` beside the suite's file.
         profile: name of the profile unless a call gives another one.
         tasks: which tasks of the sources.
         data: what stands in the folder of the data, for people; None: the sources bring their own.
@@ -97,7 +98,7 @@ class Suite:
                 f"suite {self.name} needs a data root ({self.config.data}), but {found}"
             )
         root = None if root is None else root.resolve()
-        sources: list[TaskSource] = [entry.call(root, profile) for entry in self.config.sources]
+        sources = [self._source(entry, root, profile) for entry in self.config.sources]
         homes: dict[str, TaskSource] = {}
         cards: dict[str, TaskCard] = {}
         for source in sources:
@@ -111,6 +112,18 @@ class Suite:
         if self.config.subset is not None:
             chosen = {name: subset_card(card, self.config.subset) for name, card in chosen.items()}
         return OpenSuite(self, root, profile, chosen, homes)
+
+    def _source(self, entry: Reference, root: Path | None, profile: Profile) -> TaskSource:
+        try:
+            source = entry.call(root, profile, beside=self.path.parent)
+        except ConfigError as error:
+            raise ConfigError(f"suite {self.name}: {error}") from error
+        if not isinstance(source, TaskSource):
+            raise ConfigError(
+                f"suite {self.name}: {entry.reference!r} gives {type(source).__name__}; a source "
+                "has the methods cards() and load(name, *, allow_missing=False)"
+            )
+        return source
 
 
 @dataclass(frozen=True)

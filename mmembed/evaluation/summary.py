@@ -25,7 +25,7 @@ from mmembed.tasks import TaskCard
 if TYPE_CHECKING:
     from mmembed.evaluation.sweeps import Sweep
 
-__all__ = ["TIE_LIMIT", "Summary", "TaskLine", "provenance", "summarise"]
+__all__ = ["TIE_LIMIT", "Summary", "TaskLine", "summarise"]
 
 TIE_LIMIT = 0.001  # |official - pessimistic|; more is flagged: 0.1 point
 _SHOWN = 8
@@ -117,36 +117,18 @@ def summarise(
     return Summary(
         name=str(run.record.get("model") or run.folder.name),
         suite=str(run.record.get("suite", "unknown")),
-        profile=_profile(run),
+        profile=run.profile_name,
         ties=ties,
         partial=partial,
         lines=tuple(_line(run.tasks[name], ties) for name in order),
         means=means(complete_values(run.tasks, ties), expected, partial=partial),
         absent=absent,
-        flags=(*_flags(run, absent, extra, partial),),
+        flags=tuple(_flags(run, absent, extra, partial)),
         page_sets=_page_sets(expected),
         deltas=tuple(deltas),
         sweep=sweep,
         record=run.record,
     )
-
-
-def provenance(record: Mapping[str, Any]) -> dict[str, str]:
-    """`run.json` as rows for people; `encoder.dtype` for nested keys, long values by their size."""
-    return dict(_flat(record, ""))
-
-
-def _flat(value: Any, path: str) -> list[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        if not value or (path and len(value) > 4 * _SHOWN) or path in ("tasks", "profile.prompts"):
-            return [(path, f"{len(value)} entries")]
-        rows = [_flat(each, f"{path}.{key}" if path else str(key)) for key, each in value.items()]
-        return [row for part in rows for row in part]
-    if isinstance(value, list | tuple) and len(value) > _SHOWN:
-        return [(path, f"{len(value)} entries")]
-    if isinstance(value, list | tuple):
-        return [(path, ", ".join(map(str, value)) or "none")]
-    return [(path, "none" if value is None or value == "" else str(value))]
 
 
 def _line(result: TaskResult, ties: TiePolicy) -> TaskLine:
@@ -163,15 +145,20 @@ def _line(result: TaskResult, ties: TiePolicy) -> TaskLine:
     )
 
 
-def _profile(run: RunResults) -> str:
-    profile = run.record.get("profile", "unknown")
-    return str(profile.get("name", "unknown") if isinstance(profile, Mapping) else profile)
-
-
 def _flags(
     run: RunResults, absent: Sequence[str], extra: Sequence[str], partial: bool
 ) -> list[str]:
     found = []
+    if not run.record:
+        found.append(
+            "No run.json: the run has not ended, or only its vectors were scored. What is there "
+            "may not be all, and nothing says which model made it."
+        )
+    if run.unrecorded:
+        found.append(
+            f"Not yet in run.json, left out: {_some(run.unrecorded)}. A run is going on, or was "
+            "broken off; run it again."
+        )
     if run.record.get("subset") is not None:
         calibration = run.record.get("calibration")
         state = "uncalibrated" if not isinstance(calibration, Mapping) else "calibrated"

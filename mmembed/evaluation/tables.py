@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mmembed.evaluation.aggregation import title_of
 from mmembed.evaluation.comparison import ComparedRow, Comparison
+from mmembed.evaluation.provenance import provenance
 from mmembed.evaluation.reference_scores import Delta
 from mmembed.evaluation.significance import LEVEL
-from mmembed.evaluation.summary import Summary, TaskLine, provenance
+from mmembed.evaluation.summary import Summary, TaskLine
 
 if TYPE_CHECKING:
     from mmembed.evaluation.sweeps import Sweep
@@ -58,7 +61,7 @@ _FULL_REFERENCES = 2  # so many are shown cell by cell
 def mean_rows(summary: Summary) -> list[tuple[str, ...]]:
     return [
         (
-            each.name if each.level == "overall" else f"{each.level} {each.name}",
+            title_of(each.level, each.name),
             _DASH if each.value is None else percent(each.value),
             each.coverage,
         )
@@ -99,7 +102,7 @@ def delta_table(deltas: Sequence[Delta]) -> tuple[tuple[str, ...], list[tuple[st
 def _delta_row(delta: Delta) -> tuple[str, ...]:
     return (
         delta.row.title,
-        delta.name if delta.level in ("task", "overall") else f"{delta.level} {delta.name}",
+        title_of(delta.level, delta.name),
         _DASH if delta.found is None else f"{delta.found:.2f}",
         str(delta.published),
         _DASH if delta.difference is None else f"{delta.difference:+.2f}",
@@ -119,7 +122,7 @@ def _delta_cell(delta: Delta | None) -> str:
 def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     return [
         (
-            row.name if row.level in ("task", "overall") else f"{row.level} {row.name}",
+            row.title,
             str(row.num_tasks),
             f"{row.num_queries:,}",
             percent(row.first),
@@ -153,9 +156,12 @@ def as_markdown(summary: Summary) -> str:
     if summary.sweep is not None:
         rows = sweep_rows(summary.sweep)
         parts += ["## Shorter and coarser vectors", "", *_table(SWEEP_COLUMNS, rows), ""]
-    rows = list(provenance(summary.record).items())
-    if rows:
-        parts += ["## Provenance", "", *_table(("", ""), rows), ""]
+    groups = provenance(summary.record)
+    if groups:
+        parts += ["## Provenance", "", "The full record is in run.json.", ""]
+    for title, settings in groups.items():
+        lines = [f"- {_words(name)}: {_words(value)}" for name, value in settings.items()]
+        parts += [f"### {title}", "", *lines, ""]
     return "\n".join(parts)
 
 
@@ -198,8 +204,9 @@ def as_csv(summary: Summary) -> str:
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
-    """Everything, as plain data; shares, not per cent, except `deltas`."""
+    """Everything, as plain data."""
     return {
+        "units": "values are shares; found, published and difference of deltas are per cent",
         "model": summary.name,
         "suite": summary.suite,
         "profile": summary.profile,
@@ -288,24 +295,47 @@ def _csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return buffer.getvalue()
 
 
+def _cell(value: Any) -> Any:
+    """Names come from anywhere: a spreadsheet must not take one for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "replace").decode("utf-8")  # no lone surrogates
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Numbers to the right: a column is of numbers if its first cell begins like one."""
-    first = rows[0] if rows else [""] * len(columns)
-    marks = ["---:" if cell[:1] in "+-0123456789" and cell else "---" for cell in first]
-    lines = [_line_of(columns), _line_of(marks, plain=True)]
-    return [*lines, *(_line_of(row) for row in rows)]
+    """Numbers to the right: a column is of numbers if its first cell begins like one.
+
+    Padded, so that it reads as well in a terminal.
+    """
+    cells = [[_words(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    right = [bool(cell) and cell[0] in "+-0123456789" for cell in (rows or [columns])[0]]
+    marks = [
+        "-" * (width - 1) + ":" if aside else "-" * width
+        for width, aside in zip(widths, right, strict=True)
+    ]
+    lines = [
+        [
+            cell.rjust(width) if aside else cell.ljust(width)
+            for cell, width, aside in zip(row, widths, right, strict=True)
+        ]
+        for row in cells
+    ]
+    return [f"| {' | '.join(row)} |" for row in (lines[0], marks, *lines[1:])]
 
 
-def _line_of(cells: Sequence[str], *, plain: bool = False) -> str:
-    return "| " + " | ".join(cells if plain else map(_words, cells)) + " |"
+_MARKUP = re.compile(r"[\\`*\[\]<>|~#&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def _words(text: str) -> str:
-    """Names and ids come from anywhere: no markup, no line break, no end of a cell."""
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, "\\" + sign)
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """Names and ids come from anywhere: no markup, no line break, no end of a cell.
+
+    An underscore between letters or digits marks nothing and stays readable.
+    """
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return _MARKUP.sub(r"\\\g<0>", text)

@@ -46,6 +46,7 @@ class StoredVectors:
         self.num_encoded = 0
         self.num_found = 0
         self.digest: Digest = digest or FileHashes()
+        self._truncated_before = getattr(encoder, "num_truncated", 0)
         self._memory: dict[str, np.ndarray] = {}
         self._counted: set[str] = set()
         self.store = (
@@ -53,6 +54,12 @@ class StoredVectors:
             if folder is None
             else open_space(folder, encoder.space, encoder.embedding_dimension)
         )
+
+    @property
+    def num_truncated(self) -> int | None:
+        """How often the encoder cut what it encoded here; None for one that does not count."""
+        found: int | None = getattr(self.encoder, "num_truncated", None)
+        return None if found is None else found - self._truncated_before
 
     def ensure(
         self,
@@ -85,6 +92,12 @@ class StoredVectors:
         for number, key in enumerate(keys):
             found[number] = self._memory[key]
         return found
+
+    def lacks(self, keys: Sequence[str]) -> bool:
+        """Whether some have no row yet, those counted that other processes committed."""
+        if self.store is not None:
+            self.store.refresh()
+        return not all(map(self._has, keys))
 
     def encode_shard(self, shard: EncodeShard, items: Sequence[PlannedItem]) -> int:
         """Encode those of a shard that have no row, and commit them; returns how many.

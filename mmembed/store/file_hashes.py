@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -30,6 +31,7 @@ _PENDING = 512
 # A file that was written within the resolution of dates may change without getting another one.
 _SETTLED_NS = 2_000_000_000
 _THREADS = 8
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class FileHashes:
@@ -107,7 +109,7 @@ class FileHashes:
                 rows: list[Any] = self._try(
                     "SELECT sha256 FROM files WHERE path = ? AND size = ? AND mtime_ns = ?", stamp
                 )
-                if rows:
+                if rows and _DIGEST.fullmatch(str(rows[0][0])):
                     found = self._known[stamp] = str(rows[0][0])
             return found
 
@@ -160,7 +162,9 @@ def _opened(path: Path) -> sqlite3.Connection | None:
             )
         return connection
     except (OSError, sqlite3.Error) as error:
-        logger.warning("hashes of files are not remembered in %s: %s", path, error)
+        logger.warning(
+            "hashes of files are not remembered in %s: %s; if this stays, delete it", path, error
+        )
         if connection is not None:
             connection.close()
         return None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mmembed.baselines.loading import load_model
+from mmembed.baselines.our_model import OurModel
 from mmembed.encoder.checkpoint import DESCRIPTION_FILE, save_encoder
 from mmembed.encoder.embedder import Embedder
 from mmembed.errors import CheckpointError, ConfigError, InputError
@@ -104,6 +105,35 @@ def test_a_plain_checkpoint_takes_the_profiles_template_and_a_trained_folder_kee
 def test_an_unknown_name_is_answered_with_what_is_known(spec, words):
     with pytest.raises(CheckpointError, match=words):
         load_model(spec, device="cpu")
+
+
+def test_a_folder_that_is_no_embedder_says_what_it_is_or_lacks(
+    tiny_checkpoint, tiny_reranker, tmp_path
+):
+    with pytest.raises(CheckpointError, match="Reranker"):
+        load_model(tiny_reranker, device="cpu", num_workers=1)
+    shutil.copytree(tiny_checkpoint, tmp_path / "bare")
+    for path in (tmp_path / "bare").glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"weights|safetensors"):
+        load_model(tmp_path / "bare", device="cpu", num_workers=1)
+    (tmp_path / "empty").mkdir()
+    for spec in (tmp_path / "empty", f"sentence-transformers:{tmp_path / 'empty'}"):
+        with pytest.raises(CheckpointError, match="empty"):
+            load_model(spec, device="cpu", num_workers=1)
+
+
+def test_items_whose_text_is_cut_are_counted(tiny_checkpoint):
+    with Embedder.from_pretrained(
+        tiny_checkpoint, inputs={"max_tokens": 300}, num_workers=1
+    ) as short:
+        model = OurModel(short)
+        model.encode([text("a cat")], role="query")
+        assert model.num_truncated == 0
+        model.encode([text("word " * n) for n in (2000, 1, 3000)], role="query")
+        assert model.num_truncated == 2
+        model.encode([text("word " * 2500)], role="query")
+        assert model.num_truncated == 3
 
 
 def test_an_existing_folder_is_never_taken_for_another_kind(tiny_checkpoint, tmp_path, monkeypatch):

@@ -200,9 +200,9 @@ def test_texts_that_are_cut_are_counted(tiny_clip, caplog):
     encoder = OpenClip(tiny_clip, "random", device="cpu", num_workers=1)
     exact = " ".join(["cat"] * 10)  # with the two special tokens as long as the context
     encoder.encode([item("a cat"), item(exact), item("")], role="query")
-    assert encoder.describe()["num_truncated_texts"] == 0
+    assert encoder.num_truncated == 0
     encoder.encode([item(exact + " cat"), item(LONG), item(exact)], role="query")
-    assert encoder.describe()["num_truncated_texts"] == 2
+    assert encoder.num_truncated == 2
     assert "2 of 3 texts are longer than 12 tokens" in caplog.text
 
 

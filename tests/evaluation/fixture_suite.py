@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import yaml
 from PIL import Image as Pillow
 
 from mmembed.errors import EvaluationDataError, InputError
+from mmembed.evaluation import runs
 from mmembed.evaluation.example_tasks import HashingEncoder
+from mmembed.evaluation.results import RunResults
 from mmembed.tasks import (
     EvaluationTask,
     LoadedTask,
@@ -28,7 +30,7 @@ from mmembed.tasks import (
 )
 from mmembed.types import Image, MultimodalInput, Role, Text, Video
 
-__all__ = ["LOADER", "FixtureSuite", "text", "write_data", "write_suite"]
+__all__ = ["LOADER", "FixtureSuite", "run", "scores", "text", "write_data", "write_suite"]
 
 LOADER = "tests.evaluation.fixture_suite:load_encoder"
 SOURCE = "tests.evaluation.fixture_suite:FixtureSuite"
@@ -138,8 +140,11 @@ class FixtureEncoder(HashingEncoder):
     """The hashing encoder, until its name says otherwise.
 
     `pause:FOLDER` stops for ever before its second call, `die:FOLDER` kills its process once,
-    `stop:FOLDER` always; `nan` gives NaN, `picky` refuses an item. All share one space.
+    `stop:FOLDER` always; `nan` gives NaN, `picky` refuses an item. All share one space and count
+    texts of six words and more as cut.
     """
+
+    num_truncated = 0
 
     def __init__(self, spec: str) -> None:
         super().__init__("fixture")
@@ -161,6 +166,8 @@ class FixtureEncoder(HashingEncoder):
             (self.folder / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         rows = super().encode(items, role=role)
+        texts = [part.text for item in items for part in item.parts if isinstance(part, Text)]
+        self.num_truncated += sum(len(words.split()) > 5 for words in texts)
         if self.kind == "nan":
             rows[len(rows) // 2] = np.nan
         if self.kind == "picky":
@@ -170,6 +177,19 @@ class FixtureEncoder(HashingEncoder):
 
 def load_encoder(spec: str, **options: Any) -> FixtureEncoder:
     return FixtureEncoder(spec)
+
+
+def run(suite: Path, out: str, spec: str = "hashing", **options: Any) -> RunResults:
+    """In a folder beside the suite, whose data are beside it too."""
+    folder = suite.parent
+    options = {"loader": LOADER, "data_root": folder / "data", "device": "cpu", **options}
+    return runs.run(suite, spec, folder / out, show_progress_bar=False, **options)
+
+
+def scores(folder: Path) -> Mapping[str, bytes]:
+    found = {path.name: path.read_bytes() for path in sorted((folder / "scores").iterdir())}
+    assert found
+    return found
 
 
 def _write_picture(path: Path, colour: tuple[int, int, int]) -> None:

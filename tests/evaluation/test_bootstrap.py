@@ -87,7 +87,7 @@ def test_equal_runs_differ_by_nothing_and_never_significantly():
         one = result("a", values)
         drawn = paired_replicates(one, one)
         assert not drawn.any()
-        assert p_value(drawn, 0.0) == 1.0
+        assert p_value(drawn, 0.0, 0) == 1.0
 
 
 def test_p_is_uniform_when_nothing_differs():
@@ -97,7 +97,7 @@ def test_p_is_uniform_when_nothing_differs():
     for number in range(400):
         differences = (stream.random(300) < 0.5).astype(float) - (stream.random(300) < 0.5)
         drawn = mean_replicates(differences, random_stream(str(number)), 1000)
-        low += p_value(drawn, differences.mean()) < 0.05
+        low += p_value(drawn, differences.mean(), 150) < 0.05
     assert abs(low - 20) < 4 * math.sqrt(400 * 0.05 * 0.95)
 
 
@@ -108,7 +108,7 @@ def test_pairing_finds_what_two_intervals_hide():
     assert task_interval(after).high > task_interval(before).low
     drawn = paired_replicates(before, after)
     assert interval(drawn).high < 0
-    assert p_value(drawn, -0.05) < 0.001
+    assert p_value(drawn, -0.05, 20) < 0.001
 
 
 def test_a_task_draws_the_same_numbers_wherever_it_stands():
@@ -189,3 +189,18 @@ def test_queries_of_another_run_are_noticed():
 
 def test_an_interval_prints_per_cent():
     assert str(Interval(0.1234, 0.5)) == "12.3 to 50.0"
+
+
+def test_a_few_queries_that_all_became_worse_prove_little():
+    """The exact test by flipping signs: of 2^n, the one that was seen and its mirror image."""
+    for num in (1, 2, 3, 5):
+        drawn = paired_replicates(result("a", [1.0] * num), result("a", [0.0] * num))
+        assert p_value(drawn, -1.0, num) == 2.0 ** (1 - num)
+    assert p_value(np.full(NUM_REPLICATES, -1.0), -1.0, 30) == 1 / (NUM_REPLICATES + 1)
+
+
+def test_pairs_of_another_run_are_noticed():
+    judged = pairs([0.1, 0.2, 0.3], [1, 2, 3])
+    other = pairs([0.3, 0.2, 0.1], [1, 2, 3])
+    with pytest.raises(EvaluationDataError, match="different runs"):
+        task_interval(replace(judged, queries=other.queries))

@@ -12,7 +12,7 @@ import pytest
 from mmembed.errors import EvaluationDataError
 from mmembed.evaluation.comparison import compare_runs
 from mmembed.evaluation.results import RunResults, TaskResult
-from tests.evaluation.made_up_runs import card, hits, result
+from tests.evaluation.made_up_runs import card, hits, result, run
 
 
 def runs(*results: tuple[TaskResult, TaskResult], **record: Any) -> tuple[RunResults, RunResults]:
@@ -135,3 +135,13 @@ def test_other_prompts_are_said():
     one, two = runs((ONE, ONE), profile={"name": "x", "sha256": "1"})
     two = replace(two, record={"profile": {"name": "y", "sha256": "2"}})
     assert "prompts of profiles x and y" in compare_runs(one, two).notes[0]
+
+
+def test_few_changed_queries_are_significant_together_only(tmp_path: Path):
+    """Four queries of each of three tasks became worse: 2^-3 alone, 2^-11 in their mean."""
+    one = run(tmp_path / "a", *(result(name, [1.0] * 4) for name in "xyz"))
+    two = run(tmp_path / "b", *(result(name, [0.0] * 4) for name in "xyz"))
+    found = {row.name: row for row in compare_runs(one, two).rows}
+    assert [found[name].p for name in "xyz"] == [2.0**-3] * 3
+    assert found["all"].p == 2.0**-11
+    assert (found["x"].verdict, found["all"].verdict) == ("no difference seen", "worse")

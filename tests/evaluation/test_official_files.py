@@ -136,3 +136,22 @@ def test_a_folder_must_have_all_three_files(tmp_path):
     (tmp_path / "toy_tgt").unlink()
     with pytest.raises(EvaluationDataError, match="lacks 'toy_tgt'"):
         list_official(tmp_path)
+
+
+def test_names_may_hold_what_some_take_for_the_end_of_a_line(tmp_path):
+    write_official(tmp_path, "toy", task(), QUERIES, DOCUMENTS)
+    path = tmp_path / "toy_info.jsonl"
+    lines = [json.loads(line) | {"query_id": f"q\u2028{n}"} for n, line in
+             enumerate(path.read_text().splitlines())]  # fmt: skip
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    path.write_text(text, "utf-8", newline="\n")
+    assert list(read_official(tmp_path, "toy").task.queries) == ["q\u20280", "q\u20281", "q\u20282"]
+    path.write_bytes(b"\xff\n")
+    with pytest.raises(EvaluationDataError, match="not UTF-8"):
+        read_official(tmp_path, "toy")
+
+
+def test_a_name_stays_in_its_folder(tmp_path):
+    with pytest.raises(EvaluationDataError, match="cannot be the name of a task"):
+        write_official(tmp_path / "in", "../toy", task(), QUERIES, DOCUMENTS)
+    assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmembed.errors import EvaluationDataError
+from mmembed.evaluation import pickled_vectors
 from mmembed.evaluation.pickled_vectors import (
     read_array,
     read_named_rows,
@@ -187,3 +188,14 @@ def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(EvaluationDataError, match="toy_qry is missing") as caught:
         read_array(tmp_path / "toy_qry")
     assert caught.value.missing == (str(tmp_path / "toy_qry"),)
+
+
+def test_a_file_cannot_change_our_functions(tmp_path):
+    """BUILD with a pair of mappings sets attributes of whatever lies below it on the stack."""
+    target = pickled_vectors._new_array
+    payload = b"cnumpy._core.multiarray\n_reconstruct\n(N(V__doc__\nVchanged\ndtb."
+    (tmp_path / "rows").write_bytes(payload)
+    before = target.__doc__
+    with pytest.raises(EvaluationDataError, match="sets the state of what is no array"):
+        read_array(tmp_path / "rows")
+    assert target.__doc__ == before

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,23 @@ import pytest
 
 from mmembed.errors import ConfigError, EvaluationDataError, StoreError
 from mmembed.evaluation import runs
+from mmembed.evaluation.encode_worker import EncodeSpec, EncodeWorker
 from mmembed.evaluation.manifest import write_manifest
+from mmembed.evaluation.plan import EncodeShard
 from mmembed.evaluation.preparation import prepare
-from mmembed.evaluation.results import RunResults, read_results
+from mmembed.evaluation.profiles import dump_profile, load_profile
+from mmembed.evaluation.results import read_results
 from mmembed.evaluation.suites import Selection
 from mmembed.evaluation.vectors import StoredVectors, verify_store
 from mmembed.tasks import Profile, RetrievalTask
-from tests.evaluation.fixture_suite import LOADER, load_encoder, write_data, write_suite
+from tests.evaluation.fixture_suite import (
+    LOADER,
+    load_encoder,
+    run,
+    scores,
+    write_data,
+    write_suite,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -46,19 +57,6 @@ def suite(tmp_path: Path) -> Path:
     return write_suite(tmp_path / "suite.yaml")
 
 
-def run(suite: Path, out: str, spec: str = "hashing", **options: Any) -> RunResults:
-    """In a folder beside the suite, whose data are beside it too."""
-    folder = suite.parent
-    options = {"loader": LOADER, "data_root": folder / "data", "device": "cpu", **options}
-    return runs.run(suite, spec, folder / out, show_progress_bar=False, **options)
-
-
-def scores(folder: Path) -> Mapping[str, bytes]:
-    found = {path.name: path.read_bytes() for path in sorted((folder / "scores").iterdir())}
-    assert found
-    return found
-
-
 def test_a_run_scores_every_task_and_says_what_it_did(suite: Path) -> None:
     results = run(suite, "out")
     assert list(results.tasks) == ["clips", "labels", "pairs", "pictures", "words"]
@@ -73,19 +71,6 @@ def test_a_run_scores_every_task_and_says_what_it_did(suite: Path) -> None:
     assert set(record["seconds"]) == {"prepare", "encode", "score"}
     assert len(record["profile"]["sha256"]) == 64
     assert verify_store(suite.parent / "out" / "vectors") == (items["distinct"], [])
-
-
-def test_a_second_run_encodes_nothing_and_ends_with_the_same_bytes(suite: Path) -> None:
-    store = suite.parent / "store"
-    first = run(suite, "first", store=store)
-    before = scores(first.folder)
-    assert run(suite, "second", store=store).record["items"]["encoded"] == 0
-    assert scores(suite.parent / "second") == before
-    (first.folder / "scores" / "words.json").write_text("spoiled, but not asked to be scored again")
-    with pytest.raises(EvaluationDataError, match="not JSON"):
-        run(suite, "first", store=store)
-    run(suite, "first", store=store, again=True)
-    assert scores(first.folder) == before
 
 
 def test_tasks_are_added_to_a_folder_one_by_one(suite: Path) -> None:
@@ -104,6 +89,53 @@ def test_results_of_two_models_or_profiles_never_share_a_folder(
         run(suite, "out", "other", loader="mmembed.evaluation.example_tasks:load_hashing_encoder")
     with pytest.raises(ConfigError, match=r"profile plain; give another --out"):
         run(suite, "out", profile="rzen")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_says_how_many_texts_were_cut(suite: Path, processes: int) -> None:
+    results = run(suite, "out", processes=processes)
+    assert results.record["items"]["truncated"] == 30
+    assert run(suite, "out").record["items"]["truncated"] == 0  # of what it encoded itself
+
+
+def test_a_model_that_does_not_count_what_it_cuts_says_so(suite: Path) -> None:
+    loader = "mmembed.evaluation.example_tasks:load_hashing_encoder"
+    assert run(suite, "out", loader=loader).record["items"]["truncated"] is None
+
+
+def worker_of(suite: Path, store: Path) -> EncodeWorker:
+    data = suite.parent / "data"
+    profile = dump_profile(load_profile("plain"))
+    return EncodeWorker(
+        EncodeSpec(
+            model="any", loader=LOADER, store=str(store), suite=str(suite), root=str(data),
+            profile=profile,
+        )
+    )  # fmt: skip
+
+
+def said_by(worker: EncodeWorker, shards: Sequence[EncodeShard], field: str) -> list[int]:
+    return [(worker.encode(shard).record or {})[field] for shard in shards]
+
+
+def test_a_worker_says_of_each_shard_what_was_cut_in_it(suite: Path) -> None:
+    write_suite(suite, arguments={"words": 2100})
+    shards = prepare(suite, suite.parent / "data", show_progress_bar=False).plan.shards()
+    worker = worker_of(suite, suite.parent / "store")
+    cut = said_by(worker, shards, "truncated")
+    assert sum(cut) == 2100 and sorted(cut)[-2:] == [52, 2048]
+    assert said_by(worker, shards, "truncated") == [0] * len(shards)
+
+
+def test_a_worker_reads_no_task_whose_rows_are_there(suite: Path) -> None:
+    data, store = suite.parent / "data", suite.parent / "store"
+    run(suite, "out", store=store)
+    shards = prepare(suite, data, show_progress_bar=False).plan.shards()
+    shutil.rmtree(data / "clips")
+    assert said_by(worker_of(suite, store), shards, "encoded") == [0] * len(shards)
+    shutil.rmtree(store)
+    with pytest.raises(FileNotFoundError):
+        worker_of(suite, store).encode(shards[0])
 
 
 def test_two_processes_and_one_write_the_same_scores(suite: Path) -> None:
@@ -229,6 +261,28 @@ def test_missing_files_make_a_score_partial_when_that_is_allowed(suite: Path) ->
     results = run(suite, "out", allow_missing=True)
     assert {n for n, result in results.tasks.items() if result.is_partial} == {"pictures", "labels"}
     assert results.tasks["labels"].missing == ("pictures/gone.png",)
+
+
+def test_tasks_of_which_nothing_is_left_are_refused_by_name(suite: Path) -> None:
+    data = suite.parent / "data"
+    for path in (data / "pictures").iterdir():
+        path.unlink()
+    (data / "expected.txt").write_text("p0.png")
+    with pytest.raises(EvaluationDataError, match="nothing is left of pictures, labels") as caught:
+        run(suite, "out", allow_missing=True)
+    assert caught.value.missing == ("pictures/p0.png",)
+    text = Selection(modality=("text",))
+    assert len(run(suite, "out", allow_missing=True, selection=text).tasks) == 2
+
+
+def test_partial_and_whole_tasks_of_one_folder_come_back(suite: Path) -> None:
+    (suite.parent / "data" / "expected.txt").write_text("gone.png")
+    run(suite, "out", allow_missing=True, selection=Selection(only=("pictures",)))
+    results = run(suite, "out", selection=Selection(only=("words",)))
+    assert {name: entry["missing"] for name, entry in results.record["tasks"].items()} == {
+        "pictures": 1, "words": 0,
+    }  # fmt: skip
+    assert len(list(runs.stored_tasks(results.folder))) == 2
 
 
 def test_the_tasks_of_a_run_come_back_with_their_rows(suite: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_metric_that_a_task_does_not_have_is_refused():
     card = replace(CARD, main_metric="spearman")
     with pytest.raises(EvaluationDataError, match="toy: main metric 'spearman'; one of hit@1"):
         check_task(card, retrieval({"q": {"a": 1.0}}))
-    with pytest.raises(EvaluationDataError, match="'hit@1'; one of spearman, pearson"):
+    with pytest.raises(EvaluationDataError, match=r"'hit@1'; one of spearman$"):
         check_task(CARD, SimilarityTask("toy", {}, {}))
 
 

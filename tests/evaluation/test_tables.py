@@ -14,7 +14,7 @@ from mmembed.evaluation.aggregation import means
 from mmembed.evaluation.comparison import compare_runs
 from mmembed.evaluation.reference_scores import compare_with, load_references
 from mmembed.evaluation.results import RunResults
-from mmembed.evaluation.summary import provenance, summarise
+from mmembed.evaluation.summary import summarise
 from tests.evaluation.made_up_runs import card, hits, result, run
 
 HOSTILE = 'a|b <script>*x*</script> "q", `c`\n# d'
@@ -78,12 +78,13 @@ def test_flags_say_what_a_reader_must_know():
 
 
 def test_a_whole_run_without_ties_has_no_flags():
-    done = RunResults(Path("out"), {"cls": result(CARDS[0], hits(1000, 0.5))})
+    record = {"model": "m"}
+    done = RunResults(Path("out"), {"cls": result(CARDS[0], hits(1000, 0.5))}, record)
     assert summarise(done, CARDS[:1]).flags == ()
     nearly = result(CARDS[0], hits(1000, 0.5), official=hits(1000, 0.501))
-    assert summarise(RunResults(Path("out"), {"cls": nearly}), CARDS[:1]).flags == ()
+    assert summarise(RunResults(Path("out"), {"cls": nearly}, record), CARDS[:1]).flags == ()
     more = result(CARDS[0], hits(1000, 0.5), official=hits(1000, 0.502))
-    assert len(summarise(RunResults(Path("out"), {"cls": more}), CARDS[:1]).flags) == 1
+    assert len(summarise(RunResults(Path("out"), {"cls": more}, record), CARDS[:1]).flags) == 1
 
 
 def test_a_calibrated_subset_is_said_to_be_one():
@@ -95,11 +96,11 @@ def test_markdown_tables_have_their_columns_whatever_names_there_are():
     text = tables.as_markdown(summarise(some_run(model=HOSTILE), CARDS))
     assert "<script" not in text.replace("\\<script", "")
     blocks = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 3
+    assert len(blocks) == 2
     for block in blocks:
         widths = {line.replace("\\|", "").count("|") for line in block.splitlines()}
         assert len(widths) == 1, block
-    assert [line for line in text.splitlines() if line.startswith("#")][1:] == [
+    assert [line for line in text.splitlines() if line.startswith(("# ", "## "))][1:] == [
         "## Means", "## Data sets", "## Provenance"
     ]  # fmt: skip
 
@@ -165,24 +166,39 @@ def test_comparisons_come_back_from_csv_and_json(tmp_path: Path):
     assert "First: " in text and "Second: " in text
 
 
-def test_provenance_is_flat_and_keeps_long_values_short():
-    record = {
-        "model": "m",
-        "encoder": {"dtype": "float32", "limits": {"max": 3}},
-        "tasks": {"a": 1, "b": 2},
-        "gpus": [],
-        "list": list(range(20)),
-        "git": None,
-    }
-    assert provenance(record) == {
-        "model": "m",
-        "encoder.dtype": "float32",
-        "encoder.limits.max": "3",
-        "tasks": "2 entries",
-        "gpus": "none",
-        "list": "20 entries",
-        "git": "none",
-    }
+def test_spreadsheets_take_no_name_for_a_formula():
+    names = ["=1+1", "+a", "-a", "@a", "\ta", "a=b", "\ud800"]
+    results = {name: result(card(name), [1.0]) for name in names}
+    summary = summarise(RunResults(Path("out"), results), [card(name) for name in names])
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(summary))))
+    found = [row["name"] for row in rows if row["level"] == "task"]
+    assert found == ["'=1+1", "'+a", "'-a", "'@a", "'\ta", "a=b", "?"]
+
+
+def test_negative_numbers_stay_numbers_in_csv():
+    of = card("pairs", "text", "STS", main_metric="hit@1")
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(summarise(
+        RunResults(Path("out"), {"pairs": result(of, [-0.5])}), [of]
+    )))))  # fmt: skip
+    assert rows[0]["value"] == "-0.5"
+
+
+def test_markdown_columns_are_aligned_and_inner_underscores_stay():
+    of = [card("a_b"), card("_a_ much longer")]
+    done = RunResults(Path("out"), {each.name: result(each, [1.0]) for each in of})
+    text = tables.as_markdown(summarise(done, of))
+    block = next(part for part in text.split("\n\n") if part.startswith("| data set"))
+    assert len({len(line) for line in block.splitlines()}) == 1
+    assert "| a_b " in block and "| \\_a\\_ much" in block
+
+
+def test_a_run_that_has_not_ended_is_said_to_be_one():
+    done = some_run()
+    assert any("No run.json" in flag for flag in summarise(done, CARDS).flags)
+    later = RunResults(done.folder, done.tasks, {"model": "m"}, ("absent",))
+    flags = summarise(later, CARDS).flags
+    assert any("Not yet in run.json, left out: absent" in flag for flag in flags)
+    assert not any("No run.json" in flag for flag in flags)
 
 
 @pytest.mark.parametrize("ties", ["official", "pessimistic"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,16 @@ def test_a_damaged_database_changes_no_hash(
     with FileHashes(tmp_path / "hashes.sqlite") as hashes:
         assert hashes(tmp_path / "a") == digest
     assert "not remembered" in caplog.text
+
+
+def test_an_entry_that_is_no_hash_is_read_again(tmp_path: Path) -> None:
+    digest = write(tmp_path / "a", b"content")
+    with FileHashes(tmp_path / "hashes.sqlite") as hashes:
+        hashes(tmp_path / "a")
+    with closing(sqlite3.connect(tmp_path / "hashes.sqlite")) as database, database:
+        assert database.execute("UPDATE files SET sha256 = 'f'").rowcount == 1
+    with FileHashes(tmp_path / "hashes.sqlite") as hashes:
+        assert hashes(tmp_path / "a") == digest
 
 
 def test_files_that_cannot_be_read_raise_when_they_are_asked_for(tmp_path: Path) -> None:

@@ -63,9 +63,16 @@ def compare(
     from mmembed.evaluation.comparison import compare_runs
     from mmembed.evaluation.results import read_results
 
-    runs = [read_results(folder, with_queries=True) for folder in (first, second)]
     if first.resolve() == second.resolve():
         raise ConfigError(f"{first} is given twice")
+    runs = [read_results(folder, with_queries=True) for folder in (first, second)]
+    for run in runs:
+        if run.unrecorded:
+            say(
+                printable(
+                    f"{run.folder}: {', '.join(run.unrecorded)} not yet in run.json, left out"
+                )
+            )
     found = compare_runs(*runs, ties=ties, partial=partial, seed=seed)
     if form == "table":
         _print(found)
@@ -77,8 +84,7 @@ def compare(
         typer.echo(json.dumps(tables.comparison_json(found), indent=2))
     lost = found.regressions(tolerance / 100)
     if lost:
-        names = ", ".join(printable(row.name) for row in lost)
-        say(f"significantly worse: {names}")
+        say(f"significantly worse: {', '.join(printable(row.title) for row in lost)}")
         if fail_on_regression:
             raise typer.Exit(1)
 

@@ -93,7 +93,9 @@ def report(
     from mmembed.evaluation import tables
     from mmembed.evaluation.results import read_results
 
-    run = read_results(out, with_queries=form in ("md", "csv", "json", "html"))
+    _check_options(form, {"--sweep": sweep, "--compare": compare, "--metadata": metadata,
+                          "--partial": partial})  # fmt: skip
+    run = read_results(out, with_queries=not form.startswith("leaderboard"))
     expected = _expected(run, suite)
     if form.startswith("leaderboard"):
         if ties not in (None, "official"):
@@ -117,6 +119,18 @@ def report(
     if form != "md":
         for flag in summary.flags:
             say(printable(flag))
+
+
+def _check_options(form: _FORM, given: Mapping[str, Any]) -> None:
+    """Refuse options that a format has no place for."""
+    without: Mapping[str, Sequence[str]] = {
+        "csv": ("--sweep", "--compare", "--metadata"),
+        "leaderboard": ("--sweep", "--compare", "--partial"),
+        "leaderboard-schema": ("--sweep", "--compare", "--partial", "--metadata"),
+    }
+    idle = [name for name in without.get(form, ("--metadata",)) if given[name]]
+    if idle:
+        raise ConfigError(f"--format {form} does not show {', '.join(idle)}")
 
 
 def _expected(run: RunResults, suite: str | None) -> tuple[TaskCard, ...]:
@@ -182,8 +196,9 @@ def _leaderboard(
     from mmembed.config.validation import validate
     from mmembed.evaluation.leaderboard import Metadata, leaderboard
 
+    model = str(run.record.get("model") or "")
     fields: dict[str, Any] = {
-        "model_name": str(run.record.get("model") or run.folder.name),
+        **({"model_name": model} if model and not Path(model).is_absolute() else {}),
         "report_generated_date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     if "embedding_dimension" in run.record:
@@ -269,7 +284,7 @@ def _write(to: Path | None, text: str) -> None:
     from mmembed.store.durable import write_atomically
 
     if to is None:
-        typer.echo(text, nl=False)
+        typer.echo(text.encode("utf-8", "replace").decode("utf-8"), nl=False)
         return
     to.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(to, text.encode("utf-8", "replace"))

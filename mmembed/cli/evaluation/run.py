@@ -80,7 +80,8 @@ def run(
     loader: Annotated[
         str | None,
         typer.Option(
-            help="package.module:function that makes the encoder of another library's model."
+            help="package.module:function, or file.py:function, that makes the encoder of another "
+            "library's model."
         ),
     ] = None,
 ) -> None:
@@ -120,6 +121,9 @@ def run(
         part=_part(part, store),
         loader=loader or runs.LOADER,
     )
+    truncated = results.record["items"]["truncated"]
+    if truncated:
+        say(f"{truncated:,} of the items that were encoded now were too long and were cut")
     if part is not None:
         say(f"{results.record['items']['encoded']:,} encoded in part {part}; no scores yet")
         return
@@ -140,6 +144,12 @@ def run(
         f"{items['asked']:,} items asked, {items['distinct']:,} distinct, {items['cached']:,} had "
         f"vectors, {items['encoded']:,} encoded; {record['wall_seconds']:,.1f} s; wrote {out}"
     )
+    partial = {name: len(each.missing) for name, each in results.tasks.items() if each.missing}
+    if partial:
+        say(
+            f"partial, for {sum(partial.values()):,} files are missing: {', '.join(partial)}; no "
+            "mean takes such scores in"
+        )
     if record["calibration"] == "uncalibrated":
         say("uncalibrated: a part of each task; compare such numbers with each other only")
 

@@ -65,6 +65,8 @@ def score(
     from mmembed.evaluation.scoring import score_retrieval
     from mmembed.tasks import TaskCard
 
+    if out is not None and (out / "run.json").exists():
+        raise ConfigError(f"--out {out} is the folder of a run; give another one")
     policy = next((each for each in TIES if each == ties), None)
     if policy is None:
         raise ConfigError(f"--ties is {ties!r}; one of {', '.join(TIES)}")
@@ -119,7 +121,7 @@ def _show(results: Sequence[TaskResult], ties: TiePolicy) -> None:
     for row in (head, *rows):
         name, *values = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         typer.echo("  ".join([row[0].ljust(len(name)), *values]))
-    say(f"in points, ties: {ties}")
+    say(f"in per cent, ties: {ties}")
     for result in results:
         gap = (result.value("official") - result.value("pessimistic")) / _POINT
         if abs(gap) > 0.1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,8 +31,7 @@ def suites(
         for name in found:
             typer.echo(f"{name:{width}}  {load_suite(name).config.summary}")
         return
-    # a source lists its tasks without looking into the folder
-    cards = load_suite(suite).open(Path()).cards.values()
+    cards = load_suite(suite).open(cards_only=True).cards.values()
     width = max(len(card.name) for card in cards)
     for card in cards:
         typer.echo(

@@ -73,3 +73,6 @@ def test_wrong_options_and_folders_are_refused(folder, tmp_path):
         run("--dir", folder, "--main-metric", "accuracy")
     with pytest.raises(EvaluationDataError, match="has no NAME_qry"):
         run("--dir", tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is the folder of a run"):
+        run("--dir", folder, "--out", tmp_path)
