@@ -67,7 +67,7 @@ def test_the_data_and_recipe_of_ones_own_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [data] = (block for block in blocks("python") if "class Capitals" in block)
-    [recipe] = blocks("yaml")
+    [recipe] = (block for block in blocks("yaml") if "base:" in block)
     (tmp_path / "my_data.py").write_text(data, "utf-8")
     (tmp_path / "my-recipe.yaml").write_text(recipe, "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -75,6 +75,21 @@ def test_the_data_and_recipe_of_ones_own_fit(
     assert result.exit_code == 0
     assert result.stderr == ""
     assert result.stdout.strip() in " ".join(README.split())
+
+
+def test_the_suite_of_ones_own_is_judged(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [source] = (block for block in blocks("python") if "class MySearch" in block)
+    [suite] = (block for block in blocks("yaml") if "MySearch" in block)
+    (tmp_path / "my_search.py").write_text(source, "utf-8")
+    (tmp_path / "my-suite.yaml").write_text(suite, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    words = "eval run --suite my-suite.yaml --out results --model".split()
+    result = CliRunner().invoke(app, [*words, str(tiny_checkpoint)])
+    assert result.exit_code == 0, result.stderr
+    assert "clicks" in result.stdout and "ndcg_linear@5" in result.stdout
+    assert (tmp_path / "results" / "scores" / "clicks.json").is_file()
 
 
 def shell_commands() -> list[list[str]]:
@@ -91,10 +106,21 @@ def shell_commands() -> list[list[str]]:
 def test_the_shell_examples_name_commands_and_options_that_exist() -> None:
     commands = shell_commands()
     shown = {words[0] for words in commands}
-    every = {"train", "recipe", "soup", "encode", "rank", "index", "search", "ablate", "launch"}
+    every = {
+        "train",
+        "recipe",
+        "soup",
+        "encode",
+        "rank",
+        "index",
+        "search",
+        "ablate",
+        "launch",
+        "eval",
+    }
     assert every <= shown
     for words in commands:
-        name = words[:2] if words[0] == "recipe" else words[:1]
+        name = words[:2] if words[0] in ("recipe", "eval") else words[:1]
         result = CliRunner().invoke(app, [*name, "--help"])
         assert result.exit_code == 0, words
         for option in (word for word in words if word.startswith("--")):

@@ -19,7 +19,7 @@ from mmembed.evaluation.markup import Child, Markup, element
 from mmembed.evaluation.provenance import provenance
 from mmembed.evaluation.summary import Summary, TaskLine
 from mmembed.evaluation.sweeps import Sweep
-from mmembed.evaluation.tables import delta_table, percent, reference_notes
+from mmembed.evaluation.tables import beside_table, delta_table, percent, reference_notes
 
 __all__ = ["RunPage", "write_run_page"]
 
@@ -49,6 +49,10 @@ def write_run_page(path: Path, page: RunPage) -> Path:
         texts = [element("p", text) for text in reference_notes(summary)]
         table = _table(*delta_table(summary.deltas))
         body.append(section("Beside published numbers", *texts, table))
+    if summary.beside is not None:
+        about = "A dash: no complete result over the same queries and documents."
+        table = _table(*beside_table(summary.beside))
+        body.append(section("Beside other models", element("p", about, class_="muted"), table))
     body.append(section("Data sets", *_data_sets(summary)))
     if page.matrix is not None:
         body.append(section(page.matrix.title, matrix_table(page.matrix, percent=True)))

@@ -20,6 +20,7 @@ from mmembed.evaluation.reference_scores import (
     page_sets,
 )
 from mmembed.evaluation.results import RunResults, TaskResult, TiePolicy
+from mmembed.evaluation.side_by_side import SideBySide, side_by_side
 from mmembed.tasks import TaskCard
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Summary:
         absent: data sets of the suite without a result.
         flags: what a reader must know before using a number.
         page_sets: versions of data sets, where some have several.
+        beside: other runs of the suite.
         record: of the run.
     """
 
@@ -72,6 +74,7 @@ class Summary:
     page_sets: tuple[str, ...] = ()
     deltas: tuple[Delta, ...] = ()
     sweep: Sweep | None = None
+    beside: SideBySide | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -104,10 +107,12 @@ def summarise(
     partial: bool = False,
     deltas: Sequence[Delta] = (),
     sweep: Sweep | None = None,
+    others: Sequence[RunResults] = (),
 ) -> Summary:
     """Everything a report says about a run.
 
     Args:
+        others: runs to show beside it.
         expected: the data sets of the suite, whether the run has them or not.
     """
     cards = {card.name: card for card in expected}
@@ -127,6 +132,7 @@ def summarise(
         page_sets=_page_sets(expected),
         deltas=tuple(deltas),
         sweep=sweep,
+        beside=side_by_side(run, others, expected, ties=ties, partial=partial) if others else None,
         record=run.record,
     )
 

@@ -16,6 +16,7 @@ from mmembed.evaluation.aggregation import title_of
 from mmembed.evaluation.comparison import ComparedRow, Comparison
 from mmembed.evaluation.provenance import provenance
 from mmembed.evaluation.reference_scores import Delta
+from mmembed.evaluation.side_by_side import SideBySide
 from mmembed.evaluation.significance import LEVEL
 from mmembed.evaluation.summary import Summary, TaskLine
 
@@ -31,6 +32,7 @@ __all__ = [
     "as_csv",
     "as_json",
     "as_markdown",
+    "beside_table",
     "comparison_csv",
     "comparison_json",
     "comparison_markdown",
@@ -99,6 +101,15 @@ def delta_table(deltas: Sequence[Delta]) -> tuple[tuple[str, ...], list[tuple[st
     return ("reference", *names), rows
 
 
+def beside_table(found: SideBySide) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns, one for each run, and rows."""
+    rows = [
+        (title, *(_DASH if value is None else percent(value) for value in values))
+        for title, values in found.rows
+    ]
+    return ("", *found.names), rows
+
+
 def _delta_row(delta: Delta) -> tuple[str, ...]:
     return (
         delta.row.title,
@@ -152,6 +163,8 @@ def as_markdown(summary: Summary) -> str:
         parts += ["## Beside published numbers", ""]
         parts += [f"{_words(text)}\n" for text in reference_notes(summary)]
         parts += [*_table(*delta_table(summary.deltas)), ""]
+    if summary.beside is not None:
+        parts += ["## Beside other models", "", *_table(*beside_table(summary.beside)), ""]
     parts += ["## Data sets", "", *_table(TASK_COLUMNS, task_rows(summary)), ""]
     if summary.sweep is not None:
         rows = sweep_rows(summary.sweep)
@@ -231,6 +244,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
             }
             for delta in summary.deltas
         ],
+        "beside": None if summary.beside is None else asdict(summary.beside),
         "sweep": None if summary.sweep is None else asdict(summary.sweep),
         "run": dict(summary.record),
     }

@@ -55,6 +55,12 @@ def report(
             help="Published numbers beside the run: mmeb-v2, mmeb-v1 or a file, and a row of it.",
         ),
     ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN", help="Another run of the suite, such as of a CLIP; repeatable."
+        ),
+    ] = None,
     metadata: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,6 +93,7 @@ def report(
     Examples:
       mmembed eval report --out results/M
       mmembed eval report --out results/M --format html --compare mmeb-v2
+      mmembed eval report --out results/M --beside results/clip --beside results/siglip
       mmembed eval report --out results/M --format leaderboard --to M.json
           --metadata model_name=M --metadata model_size=2.2
     """
@@ -94,7 +101,7 @@ def report(
     from mmembed.evaluation.results import read_results
 
     _check_options(form, {"--sweep": sweep, "--compare": compare, "--metadata": metadata,
-                          "--partial": partial})  # fmt: skip
+                          "--partial": partial, "--beside": beside})  # fmt: skip
     run = read_results(out, with_queries=not form.startswith("leaderboard"))
     expected = _expected(run, suite)
     if form.startswith("leaderboard"):
@@ -107,7 +114,8 @@ def report(
         )
         _write(to, json.dumps(content, indent=2, allow_nan=False) + "\n")
         return
-    summary = _summary(run, expected, ties or "pessimistic", partial, compare or [], sweep)
+    others = [read_results(folder) for folder in beside or []]
+    summary = _summary(run, expected, ties or "pessimistic", partial, compare or [], others, sweep)
     if form == "html":
         _write_page(run, summary, to or out / "report.html", suite, data_root)
     elif form == "md":
@@ -124,9 +132,9 @@ def report(
 def _check_options(form: _FORM, given: Mapping[str, Any]) -> None:
     """Refuse options that a format has no place for."""
     without: Mapping[str, Sequence[str]] = {
-        "csv": ("--sweep", "--compare", "--metadata"),
-        "leaderboard": ("--sweep", "--compare", "--partial"),
-        "leaderboard-schema": ("--sweep", "--compare", "--partial", "--metadata"),
+        "csv": ("--sweep", "--compare", "--beside", "--metadata"),
+        "leaderboard": ("--sweep", "--compare", "--beside", "--partial"),
+        "leaderboard-schema": ("--sweep", "--compare", "--beside", "--partial", "--metadata"),
     }
     idle = [name for name in without.get(form, ("--metadata",)) if given[name]]
     if idle:
@@ -150,13 +158,16 @@ def _summary(
     ties: _TIES,
     partial: bool,
     compare: Sequence[str],
+    others: Sequence[RunResults],
     sweep: bool,
 ) -> Summary:
     from mmembed.evaluation.summary import summarise
 
     swept = _swept(run, ties) if sweep else None
     deltas = [delta for each in compare for delta in _deltas(run, expected, ties, each)]
-    return summarise(run, expected, ties=ties, partial=partial, deltas=deltas, sweep=swept)
+    return summarise(
+        run, expected, ties=ties, partial=partial, deltas=deltas, sweep=swept, others=others
+    )
 
 
 def _swept(run: RunResults, ties: _TIES) -> Sweep | None:
