@@ -64,6 +64,7 @@ class OurModel:
         prompt = json.dumps(
             inputs.prompt.model_dump(mode="json", exclude={"name", "note"}), sort_keys=True
         )
+        parameters = self.embedder.encoder.backbone.parameters()
         return {
             "kind": "mmembed",
             "fingerprint": self.embedder.fingerprint,
@@ -72,9 +73,9 @@ class OurModel:
             "attention": encoder.attention,
             "pooling": encoder.pooling,
             "prompt": inputs.prompt.name,
-            "prompt_sha256": hashlib.sha256(
-                json.dumps(prompt, sort_keys=True).encode()
-            ).hexdigest(),
+            "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+            "modalities": ["text"] if inputs.geometry is None else ["text", "image", "video"],
+            "num_parameters": sum(each.numel() for each in parameters),
             "embedding_dimension": self.embedding_dimension,
             "batch_tokens": self.embedder.batch_tokens().default,
             "inputs": inputs.model_dump(mode="json", exclude={"prompt", "prompts"}),

@@ -71,6 +71,9 @@ def test_what_is_said_about_a_model_is_json_and_enough_to_tell_it(encoder, plain
     said = json.loads(json.dumps(encoder.describe()))
     assert said["fingerprint"] == encoder.embedder.fingerprint
     assert {"numerics", "attention", "pooling", "inputs", "device", "versions"} <= set(said)
+    model = encoder.embedder.encoder.backbone.model
+    assert said["num_parameters"] == model.num_parameters()
+    assert said["modalities"] == ["text", "image", "video"]
     other = load_model(
         str(plain_checkpoint), device="cpu", dtype="bfloat16", profile_template="plain"
     )
