@@ -115,7 +115,7 @@ def _delta_row(delta: Delta) -> tuple[str, ...]:
         delta.row.title,
         title_of(delta.level, delta.name),
         _DASH if delta.found is None else f"{delta.found:.2f}",
-        f"{round(delta.published, 2):g}",
+        str(round(delta.published, 2)),
         _DASH if delta.difference is None else f"{delta.difference:+.2f}",
         delta.verdict,
     )
