@@ -46,6 +46,9 @@ class ItemEncoder(Protocol):
     def fingerprint(self) -> str: ...
 
     @property
+    def numerics(self) -> str: ...
+
+    @property
     def embedding_dimension(self) -> int: ...
 
     @property
@@ -250,7 +253,12 @@ class _Run:
             return None
         file.segments = cut_file(path, self.segmentation, self.decoder)
         file.keys = [
-            content_key(segment.item, "document", digest=lambda _: file.content_hash)
+            content_key(
+                segment.item,
+                "document",
+                numerics=self.embedder.numerics,
+                digest=lambda _: file.content_hash,
+            )
             for segment in file.segments
         ]
         return file

@@ -28,6 +28,7 @@ class HashEncoder:
 
     def __init__(self, fingerprint: str = "a" * 64, dimension: int = 32) -> None:
         self.fingerprint = fingerprint
+        self.numerics = "made up"
         self.embedding_dimension = dimension
         self.encoded: list[MultimodalInput] = []
 
