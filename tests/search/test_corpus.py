@@ -395,14 +395,3 @@ def test_progress_ends_at_the_number_of_files(run: Callable[..., IndexSummary]) 
     done = [progress.files_done for progress in seen]
     assert done == sorted(done)
     assert seen[-1] == Progress(files_done=4, files_total=4, items_encoded=4)
-
-
-def test_files_that_are_there_stay_and_a_copy_is_encoded_again_where_numbers_come_out_otherwise(
-    hash_encoder: Any, photos: Path, tmp_path: Path
-) -> None:
-    index = ExactIndex(tmp_path / "index", fingerprint=hash_encoder.fingerprint, dimension=32)
-    before = index_folder(photos, embedder=hash_encoder, index=index)
-    hash_encoder.numerics = "another dtype"
-    (photos / "copy.png").write_bytes(next(iter(sorted(photos.rglob("*.png")))).read_bytes())
-    after = index_folder(photos, embedder=hash_encoder, index=index)
-    assert (after.unchanged, after.encoded, after.reused) == (before.files, 1, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,3 +51,14 @@ def test_queries_do_not_take_the_vectors_of_documents(embedder: Embedder, tmp_pa
     _, report = embedder.encode_query(["a cat"], cache=index.store, return_report=True)
     assert report.num_cached == 0
     assert len(index.store) == 2
+
+
+def test_files_that_are_there_stay_and_a_copy_is_encoded_again_where_numbers_come_out_otherwise(
+    hash_encoder: Any, photos: Path, tmp_path: Path
+) -> None:
+    index = ExactIndex(tmp_path / "index", fingerprint=hash_encoder.fingerprint, dimension=32)
+    before = index_folder(photos, embedder=hash_encoder, index=index)
+    hash_encoder.numerics = "another dtype"
+    (photos / "copy.png").write_bytes(next(iter(sorted(photos.rglob("*.png")))).read_bytes())
+    after = index_folder(photos, embedder=hash_encoder, index=index)
+    assert (after.unchanged, after.encoded, after.reused) == (before.files, 1, 0)
