@@ -34,7 +34,7 @@ from mmembed.evaluation.profiles import dump_profile, parse_profile, profile_sha
 from mmembed.evaluation.results import RunResults, TaskResult, read_results
 from mmembed.evaluation.run_folder import RunFolder, read_run_record
 from mmembed.evaluation.scoring import score_retrieval, score_similarity
-from mmembed.evaluation.suites import Selection, load_suite
+from mmembed.evaluation.suites import Selection, recorded_suite
 from mmembed.evaluation.vectors import StoredVectors, encode_plan, open_space
 from mmembed.search.processes import default_processes
 from mmembed.store.file_hashes import FileHashes
@@ -214,14 +214,16 @@ def run(
 
 
 def stored_tasks(
-    folder: Path, *, only: Sequence[str] = ()
+    folder: Path, *, only: Sequence[str] = (), suite: str | None = None
 ) -> Iterator[tuple[TaskCard, LoadedTask, np.ndarray, np.ndarray]]:
     """Every task of a finished run with its rows, read again from data and store.
 
     Args:
         only: names of tasks; default: all of the run.
+        suite: that of the run, which must be given where it is a file; see `recorded_suite`.
 
     Raises:
+        ConfigError: the suite is a file and is not given.
         EvaluationDataError: no finished run there, or its data have changed since.
         StoreError: its rows are gone.
     """
@@ -230,7 +232,7 @@ def stored_tasks(
         raise EvaluationDataError(f"{folder} has no run.json, so no finished run")
     profile = {key: value for key, value in record["profile"].items() if key != "sha256"}
     root = record["data_root"]
-    opened = load_suite(record["suite"]).open(
+    opened = recorded_suite(record["suite"], suite).open(
         None if root is None else Path(root), parse_profile(profile, where=f"{folder}/run.json")
     )
     names = tuple(only) or tuple(name for name in opened.cards if name in record["tasks"])

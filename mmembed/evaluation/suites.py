@@ -21,7 +21,15 @@ from mmembed.evaluation.references import Reference
 from mmembed.evaluation.subsets import Subset, subset_card, subset_task
 from mmembed.tasks import LoadedTask, Profile, TaskCard, TaskSource
 
-__all__ = ["OpenSuite", "Selection", "Suite", "SuiteConfig", "list_suites", "load_suite"]
+__all__ = [
+    "OpenSuite",
+    "Selection",
+    "Suite",
+    "SuiteConfig",
+    "list_suites",
+    "load_suite",
+    "recorded_suite",
+]
 
 _FOLDER = "evaluation/suites"
 _SHOWN_MISSING = 20
@@ -202,6 +210,26 @@ def load_suite(name_or_path: str | Path) -> Suite:
     bundled = list_suites().get(path.stem)
     is_bundled = bundled is not None and bundled.resolve() == path
     return Suite(path.stem if is_bundled else str(path), config, path)
+
+
+def recorded_suite(named: str, given: str | None = None) -> Suite:
+    """The suite of results: `given`, else the bundled one that their `run.json` names.
+
+    A file runs the code that it names, so one is opened only when the caller gives it, not because
+    results that may be anybody's say so.
+
+    Raises:
+        ConfigError: `named` is no bundled suite and none is given.
+    """
+    if given is not None:
+        return load_suite(given)
+    bundled = list_suites()
+    if named not in bundled:
+        raise ConfigError(
+            f"the results name the suite {named!r}, a file that runs code of its own; if it is "
+            f"yours, add --suite {named}"
+        )
+    return load_suite(bundled[named])
 
 
 def _select(cards: Mapping[str, TaskCard], selection: Selection, suite: str) -> dict[str, TaskCard]:

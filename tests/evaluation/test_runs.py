@@ -282,12 +282,15 @@ def test_partial_and_whole_tasks_of_one_folder_come_back(suite: Path) -> None:
     assert {name: entry["missing"] for name, entry in results.record["tasks"].items()} == {
         "pictures": 1, "words": 0,
     }  # fmt: skip
-    assert len(list(runs.stored_tasks(results.folder))) == 2
+    assert len(list(runs.stored_tasks(results.folder, suite=results.record["suite"]))) == 2
 
 
 def test_the_tasks_of_a_run_come_back_with_their_rows(suite: Path) -> None:
     results = run(suite, "out")
-    found = {card.name: (task, q, d) for card, task, q, d in runs.stored_tasks(results.folder)}
+    found = {
+        card.name: (task, q, d)
+        for card, task, q, d in runs.stored_tasks(results.folder, suite=results.record["suite"])
+    }
     assert found.keys() == results.tasks.keys()
     loaded, queries, documents = found["words"]
     assert isinstance(loaded.task, RetrievalTask)
@@ -295,11 +298,11 @@ def test_the_tasks_of_a_run_come_back_with_their_rows(suite: Path) -> None:
     expected = encoder.encode(list(loaded.task.corpus.values()), role="document")
     assert np.array_equal(documents, expected)
     assert len(queries) == len(loaded.task.queries)
-    (only,) = runs.stored_tasks(results.folder, only=["pairs"])
+    (only,) = runs.stored_tasks(results.folder, suite=results.record["suite"], only=["pairs"])
     assert only[0].name == "pairs" and len(only[2]) == len(only[3]) == 4
     write_suite(suite, arguments={"words": 31})
     with pytest.raises(EvaluationDataError, match="data of words are not those of the run"):
-        list(runs.stored_tasks(results.folder, only=["words"]))
+        list(runs.stored_tasks(results.folder, suite=results.record["suite"], only=["words"]))
 
 
 def test_evaluate_gives_the_results_of_a_run_without_files(suite: Path) -> None:
@@ -322,7 +325,7 @@ def test_a_nano_suite_is_labelled_in_its_results(suite: Path) -> None:
     assert results.record["calibration"] == "uncalibrated"
     assert {result.num_queries for result in results.tasks.values()} == {3, 2}
     assert all(result.card.note.startswith("subset: ") for result in results.tasks.values())
-    assert len(list(runs.stored_tasks(results.folder))) == 5
+    assert len(list(runs.stored_tasks(results.folder, suite=results.record["suite"]))) == 5
 
 
 def check_a_real_model(suite: Path, model: Path, processes: int) -> None:

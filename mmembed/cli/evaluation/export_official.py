@@ -20,6 +20,9 @@ def export_official(
     only: Annotated[
         list[str] | None, typer.Option(help="A task by name; may be repeated. Default: all.")
     ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="The suite of the run, where it is a file of your own.")
+    ] = None,
 ) -> None:
     """Write NAME_qry, NAME_tgt and NAME_info.jsonl for each task of a run.
 
@@ -35,7 +38,7 @@ def export_official(
     from mmembed.evaluation.runs import stored_tasks
     from mmembed.tasks import RetrievalTask
 
-    for card, loaded, queries, documents in stored_tasks(run, only=only or ()):
+    for card, loaded, queries, documents in stored_tasks(run, only=only or (), suite=suite):
         if isinstance(loaded.task, RetrievalTask):
             write_official(to, card.name, loaded.task, queries, documents)
             typer.echo(card.name)

@@ -77,7 +77,7 @@ def report(
         ),
     ] = False,
     suite: Annotated[
-        str | None, typer.Option(help="The suite, for results that do not name theirs.")
+        str | None, typer.Option(help="The suite, where results name none or a file.")
     ] = None,
     data_root: Annotated[
         Path | None,
@@ -115,7 +115,9 @@ def report(
         _write(to, json.dumps(content, indent=2, allow_nan=False) + "\n")
         return
     others = [read_results(folder) for folder in beside or []]
-    summary = _summary(run, expected, ties or "pessimistic", partial, compare or [], others, sweep)
+    summary = _summary(
+        run, expected, ties or "pessimistic", partial, compare or [], others, sweep, suite
+    )
     if form == "html":
         _write_page(run, summary, to or out / "report.html", suite, data_root)
     elif form == "md":
@@ -143,13 +145,13 @@ def _check_options(form: _FORM, given: Mapping[str, Any]) -> None:
 
 def _expected(run: RunResults, suite: str | None) -> tuple[TaskCard, ...]:
     """The data sets that the means are over."""
-    from mmembed.evaluation.suites import load_suite
+    from mmembed.evaluation.suites import recorded_suite
 
-    name = suite or run.record.get("suite")
-    if name is None:
+    named = run.record.get("suite")
+    if suite is None and named is None:
         say("the results name no suite: means are over what is there; --suite NAME gives one")
         return tuple(result.card for result in run.tasks.values())
-    return tuple(load_suite(name).open(cards_only=True).cards.values())
+    return tuple(recorded_suite(str(named), suite).open(cards_only=True).cards.values())
 
 
 def _summary(
@@ -160,17 +162,18 @@ def _summary(
     compare: Sequence[str],
     others: Sequence[RunResults],
     sweep: bool,
+    suite: str | None,
 ) -> Summary:
     from mmembed.evaluation.summary import summarise
 
-    swept = _swept(run, ties) if sweep else None
+    swept = _swept(run, ties, suite) if sweep else None
     deltas = [delta for each in compare for delta in _deltas(run, expected, ties, each)]
     return summarise(
         run, expected, ties=ties, partial=partial, deltas=deltas, sweep=swept, others=others
     )
 
 
-def _swept(run: RunResults, ties: _TIES) -> Sweep | None:
+def _swept(run: RunResults, ties: _TIES, suite: str | None) -> Sweep | None:
     from mmembed.evaluation.preparation import shown_progress
     from mmembed.evaluation.runs import stored_tasks
     from mmembed.evaluation.sweeps import sweep
@@ -178,7 +181,7 @@ def _swept(run: RunResults, ties: _TIES) -> Sweep | None:
     with shown_progress(None, "scoring shorter vectors", len(run.tasks), "tasks") as advance:
 
         def counted() -> Iterator[StoredTask]:
-            for each in stored_tasks(run.folder):
+            for each in stored_tasks(run.folder, suite=suite):
                 yield each
                 advance(1)
 
@@ -255,10 +258,10 @@ def _write_page(
 def _opened(run: RunResults, suite: str | None, data_root: Path | None) -> OpenSuite | None:
     """The suite of the run with its data; None where they are not here."""
     from mmembed.evaluation.profiles import parse_profile
-    from mmembed.evaluation.suites import load_suite
+    from mmembed.evaluation.suites import recorded_suite
 
-    name = suite or run.record.get("suite")
-    if name is None:
+    named = run.record.get("suite")
+    if suite is None and named is None:
         return None
     root = data_root or (Path(known) if (known := run.record.get("data_root")) else None)
     profile = None
@@ -266,7 +269,7 @@ def _opened(run: RunResults, suite: str | None, data_root: Path | None) -> OpenS
         fields = {key: value for key, value in run.record["profile"].items() if key != "sha256"}
         profile = parse_profile(fields, where=f"{run.folder}/run.json")
     try:
-        return load_suite(name).open(root, profile)
+        return recorded_suite(str(named), suite).open(root, profile)
     except EvaluationDataError as error:
         if data_root is not None:
             raise

@@ -21,7 +21,12 @@ LOADER = "mmembed.evaluation.example_tasks:load_hashing_encoder"
 
 
 def call(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, ["eval", "report", *map(str, arguments)])
+    words = [*map(str, arguments)]
+    out = next(at for at, word in enumerate(words) if word in ("--out", "-o"))
+    own = Path(words[out + 1]).parent / "suite.yaml"
+    if own.is_file() and "--suite" not in words:
+        words += ["--suite", str(own)]
+    return CliRunner().invoke(app, ["eval", "report", *words])
 
 
 @pytest.fixture(scope="module")

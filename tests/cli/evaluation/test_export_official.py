@@ -29,8 +29,15 @@ def suite(tmp_path):
     return suite
 
 
+def export(suite, folder, *options):
+    where = ("--out", folder / "run", "--to", folder / "files")
+    return command("export-official", *where, "--suite", suite, *options)
+
+
 def test_exported_vectors_score_as_in_the_run_to_the_byte(suite, tmp_path):
-    exported = command("export-official", "--out", tmp_path / "run", "--to", tmp_path / "files")
+    exported = command(
+        "export-official", "--out", tmp_path / "run", "--to", tmp_path / "files", "--suite", suite
+    )
     names = exported.stdout.split()
     assert sorted(names) == ["clips", "labels", "pictures", "words"]
     assert "pairs has pairs" in exported.stderr
@@ -43,14 +50,17 @@ def test_exported_vectors_score_as_in_the_run_to_the_byte(suite, tmp_path):
 
 
 def test_one_task_is_exported_by_name(suite, tmp_path):
-    command(*f"export-official --out {tmp_path}/run --to {tmp_path}/files --only words".split())
+    chosen = ("--out", tmp_path / "run", "--to", tmp_path / "files", "--suite", suite)
+    command("export-official", *chosen, "--only", "words")
     assert len(list((tmp_path / "files").iterdir())) == 3
     with pytest.raises(ConfigError, match="no task 'word'"):
-        command(*f"export-official --out {tmp_path}/run --to {tmp_path}/files --only word".split())
+        command("export-official", *chosen, "--only", "word")
 
 
 def test_data_sets_that_a_suite_does_not_have_are_refused(suite, tmp_path):
-    command("export-official", "--out", tmp_path / "run", "--to", tmp_path / "files")
+    command(
+        "export-official", "--out", tmp_path / "run", "--to", tmp_path / "files", "--suite", suite
+    )
     for path in (tmp_path / "files").glob("words_*"):
         path.rename(path.with_name(path.name.replace("words", "others")))
     with pytest.raises(EvaluationDataError, match="does not have: others; move their files away"):
@@ -60,3 +70,9 @@ def test_data_sets_that_a_suite_does_not_have_are_refused(suite, tmp_path):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(EvaluationDataError, match=r"has no run\.json"):
         command("export-official", "--out", tmp_path, "--to", tmp_path / "files")
+
+
+def test_a_suite_file_that_only_the_results_name_is_not_run(suite, tmp_path):
+    with pytest.raises(ConfigError, match=r"runs code of its own; .* add --suite .*suite.yaml"):
+        command("export-official", "--out", tmp_path / "run", "--to", tmp_path / "files")
+    assert not (tmp_path / "files").exists()
