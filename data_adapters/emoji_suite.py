@@ -34,7 +34,7 @@ from data_adapters.emoji_tasks import (
     text_to_page,
     text_to_video,
 )
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.tasks import (
     EvaluationTask,
     LoadedTask,
@@ -72,7 +72,7 @@ class EmojiSuite:
 
     def load(self, name: str, *, allow_missing: bool = False) -> LoadedTask:
         if name not in _TASKS:
-            raise EvaluationDataError(f"no task {name!r}; there are: {', '.join(_TASKS)}")
+            raise DataError(f"no task {name!r}; there are: {', '.join(_TASKS)}")
         _, build = _TASKS[name]
         folder = Path(__file__).parent / "emoji_data"
         files = tuple(folder / each for each in ("emoji.parquet", "twins.json", "templates.json"))

@@ -6,7 +6,7 @@ MMEmbedError
 |-- CheckpointError (ValueError)     a model folder is incomplete, unsafe or of another format
 |-- SpaceMismatchError (ValueError)  vectors of two different embedding spaces would be mixed
 |-- StoreError (ValueError)          stored vectors or an index are damaged, in use or unknown
-|-- EvaluationDataError (ValueError) the data of a task are missing, damaged or not those expected
+|-- DataError (ValueError)         rows or media of a data set are missing, damaged or unexpected
 |-- TrainingDiverged (RuntimeError)  a loss or gradient is not finite; no weight was changed
 `-- MissingDependencyError (ImportError)  an optional extra is not installed
 """
@@ -20,7 +20,7 @@ __all__ = [
     "INPUT_ERROR_CODES",
     "CheckpointError",
     "ConfigError",
-    "EvaluationDataError",
+    "DataError",
     "InputError",
     "InputErrorCode",
     "MMEmbedError",
@@ -150,8 +150,8 @@ class StoreError(MMEmbedError, ValueError):
     """Stored vectors or an index on disk are damaged, in use by another process, or unknown."""
 
 
-class EvaluationDataError(MMEmbedError, ValueError):
-    """The data of a task are missing, damaged or not those expected.
+class DataError(MMEmbedError, ValueError):
+    """Rows or media of a data set are missing, damaged or not those expected.
 
     Attributes:
         missing: every file that is not there, relative to the data root.

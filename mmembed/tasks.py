@@ -149,7 +149,7 @@ class TaskSource(Protocol):
         """Read one task.
 
         Raises:
-            EvaluationDataError: files are missing (the list of them, unless `allow_missing`), a
+            DataError: files are missing (the list of them, unless `allow_missing`), a
                 file is not what it should be, or a count is not that of the card.
         """
         ...

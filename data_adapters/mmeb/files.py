@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from data_adapters.mmeb.cells import is_safe, shortened
-from data_adapters.mmeb.tables import find_table, read_rows
-from mmembed.errors import EvaluationDataError
+from data_adapters.cells import is_safe, shortened
+from mmembed.errors import DataError
+from mmembed.tables.layouts import find_table, read_rows
 
 __all__ = ["MediaFiles", "frame_indices", "natural_key"]
 
@@ -47,7 +47,7 @@ class MediaFiles:
         self._frames: dict[str, tuple[Path, ...]] = {}
         self._noted: set[str] = set()
         if not self.root.is_dir():
-            raise EvaluationDataError(f"the folder of the data is not there: {self.root}")
+            raise DataError(f"the folder of the data is not there: {self.root}")
 
     def rows(
         self,
@@ -81,13 +81,13 @@ class MediaFiles:
             also: further folders, relative to the root, where a copy of the repository may lie.
 
         Raises:
-            EvaluationDataError: no such table (the message lists what was looked for), a shard is
+            DataError: no such table (the message lists what was looked for), a shard is
                 missing, a file is damaged, or a column is not there.
         """
         files = self._table(repo, config, split, also)
         if not files:
             what = f"{repo}, configuration {config or '(the only one)'}, split {split}"
-            raise EvaluationDataError(
+            raise DataError(
                 f"{what}: no table found. Looked for <config>/<split>-*.parquet, "
                 "data/<split>-*.parquet, the data_files of README.md, <split> or <config> as "
                 ".parquet / .jsonl / .json, and folders of datasets.save_to_disk in "
@@ -149,10 +149,10 @@ class MediaFiles:
         """The path below the root.
 
         Raises:
-            EvaluationDataError: the path is absolute, leaves the root, or is none at all.
+            DataError: the path is absolute, leaves the root, or is none at all.
         """
         if not is_safe(relative):
-            raise EvaluationDataError(
+            raise DataError(
                 f"an annotation names the file {shortened(relative)}; paths must be relative and "
                 "stay inside the folder of the data"
             )
@@ -162,12 +162,12 @@ class MediaFiles:
         """Raise with the list of all missing media, unless they are allowed.
 
         Raises:
-            EvaluationDataError: `missing` has all of them, the message the first ones.
+            DataError: `missing` has all of them, the message the first ones.
         """
         if not self.missing or self.allow_missing:
             return
         more = len(self.missing) - SHOWN
-        raise EvaluationDataError(
+        raise DataError(
             f"{name}: {len(self.missing)} media files or frame folders are not in {self.root}: "
             f"{', '.join(self.missing[:SHOWN])}{f' and {more} more' if more > 0 else ''}. Unpack "
             "the archives there, or allow missing media: what needs them is dropped and the "

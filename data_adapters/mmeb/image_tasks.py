@@ -41,17 +41,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_adapters.mmeb.catalog import Entry
-from data_adapters.mmeb.cells import (
+from data_adapters.cells import (
     MAYBE_PATH,
     MAYBE_PATHS,
     MAYBE_TEXT,
     MAYBE_TEXTS,
     check_row,
 )
+from data_adapters.mmeb.catalog import Entry
 from data_adapters.mmeb.files import MediaFiles
 from data_adapters.mmeb.legacy_image import instruct_row, is_merged
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.tasks import Profile, RetrievalTask
 from mmembed.types import Image, MultimodalInput, Part, Text
 
@@ -106,7 +106,7 @@ def image_task(
     """Rows as a task. Queries and candidates whose picture is missing are left out.
 
     Raises:
-        EvaluationDataError: a row has no candidates, or not as many as the card says.
+        DataError: a row has no candidates, or not as many as the card says.
     """
     words = _Words(entry, profile)
     queries: dict[str, MultimodalInput] = {}
@@ -147,7 +147,7 @@ def _row(entry: Entry, number: int, row: Mapping[str, Any]) -> Row:
     else:
         texts = texts or ("",) * len(images)
     if len(texts) != len(images):
-        raise EvaluationDataError(
+        raise DataError(
             f"{entry.card.name}, row {number}: {len(texts)} texts and {len(images)} images of "
             "candidates; expected as many of one as of the other"
         )
@@ -155,7 +155,7 @@ def _row(entry: Entry, number: int, row: Mapping[str, Any]) -> Row:
     if shown and not all(images):
         lacking = "tgt_img_path"
     if lacking:
-        raise EvaluationDataError(
+        raise DataError(
             f"{entry.card.name}, row {number}, column {lacking!r}: a picture is not named; every "
             f"{'query' if lacking[0] == 'q' else 'candidate'} of this data set has one"
         )
@@ -173,7 +173,7 @@ def _check_pool(entry: Entry, number: int, found: int) -> None:
     """The length of the list in the data, before equal candidates become one."""
     expected = entry.card.num_documents
     if not found or (expected is not None and found != expected):
-        raise EvaluationDataError(
+        raise DataError(
             f"{entry.card.name}, row {number}: {found} candidates, expected {expected or 'some'}. "
             "Is it another revision of the data? A sample is read with check_counts=False."
         )

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from data_adapters.cells import MAYBE_TEXT, MAYBE_TEXTS, check_row
 from data_adapters.mmeb.catalog import Entry
-from data_adapters.mmeb.cells import MAYBE_TEXT, MAYBE_TEXTS, check_row
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 
 __all__ = ["LEGACY_REPO", "instruct_row", "is_merged", "legacy_entry"]
 
@@ -36,7 +36,7 @@ def instruct_row(entry: Entry, number: int, row: Mapping[str, Any]) -> dict[str,
     """A row of the older form with the columns of the newer.
 
     Raises:
-        EvaluationDataError: the text does not begin with an instruction of this data set.
+        DataError: the text does not begin with an instruction of this data set.
     """
     check_row(entry.card.name, number, row, {"qry_text": MAYBE_TEXT, "tgt_text": MAYBE_TEXTS})
     queries = entry.options.get("merged_query", ())
@@ -64,7 +64,7 @@ def _split(entry: Entry, number: int, merged: str, instructions: Sequence[str]) 
         if plain.startswith(instruction):
             text = plain[len(instruction) :].removeprefix(" ").rstrip("\n")
             return lead + instruction, text
-    raise EvaluationDataError(
+    raise DataError(
         f"{entry.card.name} ({LEGACY_REPO}), row {number}: {merged[:100]!r} does not begin with "
         f"{' or '.join(map(repr, instructions))}, so instruction and text cannot be told apart. "
         f"Use the annotations of the newer form ({entry.repo} is the older one)."

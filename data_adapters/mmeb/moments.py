@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data_adapters.cells import CLIPS, MAYBE_TEXT, TEXT
 from data_adapters.mmeb.catalog import Entry
-from data_adapters.mmeb.cells import CLIPS, MAYBE_TEXT, TEXT
 from data_adapters.mmeb.files import MediaFiles, natural_key
 from data_adapters.mmeb.video_items import Gathering, annotation_rows, clip, document, query
 from mmembed.tasks import Profile, RetrievalTask

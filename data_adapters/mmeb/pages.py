@@ -15,11 +15,11 @@ from pathlib import Path
 from posixpath import splitext
 from typing import Any
 
+from data_adapters.cells import NAME, NUMBER, TEXT, Kind, check_row
 from data_adapters.mmeb.catalog import Entry
-from data_adapters.mmeb.cells import NAME, NUMBER, TEXT, Kind, check_row
 from data_adapters.mmeb.files import MediaFiles
 from data_adapters.mmeb.video_items import Gathering, document, query
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.tasks import Profile, RetrievalTask
 from mmembed.types import Image
 
@@ -35,7 +35,7 @@ def load(entry: Entry, media: MediaFiles, profile: Profile) -> RetrievalTask:
     grades = _grades(entry, media)
     unknown = sorted({page for found in grades.values() for page in found} - set(pages))
     if unknown:
-        raise EvaluationDataError(
+        raise DataError(
             f"{entry.card.name}: qrels name pages that are not in the corpus: {_few(unknown)}"
         )
     language = entry.options.get("language")
@@ -94,7 +94,7 @@ def _distinct(entry: Entry, rows: list[dict[str, Any]], column: str) -> list[str
     names = [str(row[column]) for row in rows]
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
-        raise EvaluationDataError(f"{entry.card.name}: {column} is listed twice: {_few(twice)}")
+        raise DataError(f"{entry.card.name}: {column} is listed twice: {_few(twice)}")
     return names
 
 

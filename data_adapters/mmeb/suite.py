@@ -22,7 +22,7 @@ from data_adapters.mmeb.catalog import Entry, load_entries
 from data_adapters.mmeb.files import MediaFiles
 from data_adapters.mmeb.image_tasks import ANNOTATION_COPIES, IMAGE_FAMILIES
 from data_adapters.mmeb.legacy_image import legacy_entry
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.tasks import LoadedTask, Profile, RetrievalTask, TaskCard
 
 __all__ = ["FAMILIES", "MMEB"]
@@ -78,17 +78,17 @@ class MMEB:
     def load(self, name: str, *, allow_missing: bool = False) -> LoadedTask:
         _one_of("task", name, tuple(self._entries))
         if self.root is None:
-            raise EvaluationDataError(f"{name}: no folder of data was given (`root`)")
+            raise DataError(f"{name}: no folder of data was given (`root`)")
         media = MediaFiles(self.root, allow_missing)
         entry = self._in_its_form(self._entries[name], media)
         if not self.check_counts:
             entry = replace(entry, card=replace(entry.card, num_queries=None, num_documents=None))
         try:
             task = FAMILIES[entry.family](entry, media, self.profile)
-        except EvaluationDataError as error:
+        except DataError as error:
             if str(error).startswith(name):
                 raise
-            raise EvaluationDataError(f"{name}: {error}", missing=error.missing) from None
+            raise DataError(f"{name}: {error}", missing=error.missing) from None
         media.raise_if_missing(name)
         _check_not_empty(name, task, media)
         if not media.missing:
@@ -116,14 +116,14 @@ def _check_not_empty(name: str, task: RetrievalTask, media: MediaFiles) -> None:
             f"every query misses its media ({len(media.missing)} files or folders, such as "
             f"{media.missing[0]}). Were the archives unpacked in {media.root}?"
         )
-    raise EvaluationDataError(f"{name}: nothing is left to judge: {why}", missing=media.missing)
+    raise DataError(f"{name}: nothing is left to judge: {why}", missing=media.missing)
 
 
 def _check_counts(card: TaskCard, task: RetrievalTask) -> None:
     """The number of queries, and of documents or at most so many in each pool.
 
     Raises:
-        EvaluationDataError: another number than that of the card.
+        DataError: another number than that of the card.
     """
     counts = [("queries", card.num_queries, len(task.queries))]
     if task.pools is None:
@@ -135,7 +135,7 @@ def _check_counts(card: TaskCard, task: RetrievalTask) -> None:
         counts.append(("documents in the largest pool", card.num_documents, most))
     for what, expected, found in counts:
         if expected is not None and found != expected:
-            raise EvaluationDataError(
+            raise DataError(
                 f"{card.name} ({card.source}): {found} {what}, expected {expected}. Is it another "
                 "revision of the data? A sample is read with check_counts=False."
             )

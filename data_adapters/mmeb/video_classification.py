@@ -10,11 +10,11 @@ import json
 from functools import cache
 from pathlib import Path
 
+from data_adapters.cells import NAME, TEXT, TEXTS
 from data_adapters.mmeb.catalog import Entry
-from data_adapters.mmeb.cells import NAME, TEXT, TEXTS
 from data_adapters.mmeb.files import MediaFiles
 from data_adapters.mmeb.video_items import Gathering, annotation_rows, clip, label, query
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.tasks import Profile, RetrievalTask
 
 __all__ = ["load"]
@@ -34,7 +34,7 @@ def load(entry: Entry, media: MediaFiles, profile: Profile) -> RetrievalTask:
         for text in pool:
             gathered.add_document(text, label(text))
         if shared and right not in shared:
-            raise EvaluationDataError(
+            raise DataError(
                 f"{entry.card.name}: row {number} has the label {right!r}, which is none of the "
                 f"{len(shared)} labels of this data set in {_LABELS}"
             )

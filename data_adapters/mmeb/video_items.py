@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from data_adapters.cells import Kind, check_row
 from data_adapters.mmeb.catalog import Entry
-from data_adapters.mmeb.cells import Kind, check_row
 from data_adapters.mmeb.files import MediaFiles, frame_indices
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.tasks import Profile, RetrievalTask
 from mmembed.types import Image, MultimodalInput, Text, Video
 
@@ -31,7 +31,7 @@ def annotation_rows(
     that many rows.
 
     Raises:
-        EvaluationDataError: a column is not there or holds something else.
+        DataError: a column is not there or holds something else.
     """
     config = entry.config if config is None else config
     copy = str(entry.options.get("copy", "")).replace("{config}", config)
@@ -79,7 +79,7 @@ def label(text: str) -> MultimodalInput:
 def _prompt(entry: Entry, profile: Profile, name: str) -> str:
     if name in profile.prompts:
         return profile.prompts[name]
-    raise EvaluationDataError(
+    raise DataError(
         f"{entry.card.name} needs the prompt {name!r}, which the profile {profile.name!r} does not "
         f"have; it has {', '.join(profile.prompts) or 'none'}. Add it to the profile's `prompts`."
     )
@@ -128,11 +128,11 @@ class Gathering:
         """Add a query after its documents. `relevant` without grades means 1.0.
 
         Raises:
-            EvaluationDataError: the source has no relevant document for it.
+            DataError: the source has no relevant document for it.
         """
         grades = dict(relevant) if isinstance(relevant, Mapping) else dict.fromkeys(relevant, 1.0)
         if not grades:
-            raise EvaluationDataError(
+            raise DataError(
                 f"{self._entry.card.name}: query {name} has no relevant document in "
                 f"{self._entry.card.source}"
             )

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
+from data_adapters.cells import INDEX, NAME, OPTIONS, TEXT, Kind, shortened
 from data_adapters.mmeb.catalog import Entry
-from data_adapters.mmeb.cells import INDEX, NAME, OPTIONS, TEXT, Kind, shortened
 from data_adapters.mmeb.files import MediaFiles
 from data_adapters.mmeb.video_items import Gathering, annotation_rows, clip, label, query
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.tasks import Profile, RetrievalTask
 
 __all__ = ["load"]
@@ -59,7 +59,7 @@ def _right(asked: _Question, where: str) -> list[str]:
     if isinstance(asked.answer, int) and 0 <= asked.answer < len(known):
         answer = known[asked.answer]
     if answer not in known:
-        raise EvaluationDataError(
+        raise DataError(
             f"{where}: the answer {shortened(asked.answer)} is no option of {shortened(known)}"
         )
     return [name for name, bare in zip(asked.names, known, strict=True) if bare == answer]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from data_adapters.cells import CAPTION, NAME
 from data_adapters.mmeb.catalog import Entry
-from data_adapters.mmeb.cells import CAPTION, NAME
 from data_adapters.mmeb.files import MediaFiles
 from data_adapters.mmeb.video_items import Gathering, annotation_rows, clip, document, query
 from mmembed.tasks import Profile, RetrievalTask

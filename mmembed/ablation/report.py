@@ -18,10 +18,10 @@ from mmembed.ablation.analysis import (
     verdicts,
 )
 from mmembed.ablation.plan import MEMBERS, Ablation, Measure, Run
-from mmembed.evaluation.html_report import write_page
 from mmembed.evaluation.interval_plot import Interval, IntervalPlot, interval_plot
-from mmembed.evaluation.markup import Child, Markup, element
 from mmembed.evaluation.significance import LEVEL
+from mmembed.html.markup import Child, Markup, element
+from mmembed.html.page import write_page
 
 __all__ = [
     "explanation",

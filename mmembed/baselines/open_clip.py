@@ -36,11 +36,11 @@ from mmembed.baselines.distinct_items import check_rows, distinct_items, raise_a
 from mmembed.baselines.open_clip_checkpoint import load_checkpoint
 from mmembed.encoder.identity import package_versions
 from mmembed.encoder.options import loading_options
-from mmembed.encoder.progress import progress_bar
 from mmembed.errors import InputError
 from mmembed.inputs.media import DecodedMedia
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.inputs.sizing import MediaBudget
+from mmembed.progress import progress_bar
 from mmembed.types import Image, MultimodalInput, Page, Role, Text, Video
 
 __all__ = ["OpenClip"]

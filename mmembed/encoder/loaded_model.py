@@ -264,7 +264,7 @@ def _progress(
     """Gives `advance(n)`; silent when not shown."""
     if not show:
         return contextlib.nullcontext(lambda count: None)
-    from mmembed.encoder.progress import progress_bar
+    from mmembed.progress import progress_bar
 
     started = time.perf_counter()
 

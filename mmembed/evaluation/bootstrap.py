@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.metrics import spearman
 from mmembed.evaluation.results import TaskResult, TiePolicy
 from mmembed.evaluation.significance import LEVEL
@@ -119,10 +119,10 @@ def query_values(result: TaskResult, ties: TiePolicy) -> np.ndarray:
     """(N,) main value of each query, in the order of the file; cosines for pairs.
 
     Raises:
-        EvaluationDataError: there are no queries, or the value of the task is not theirs.
+        DataError: there are no queries, or the value of the task is not theirs.
     """
     if not result.queries:
-        raise EvaluationDataError(f"{result.name}: the results of single queries were not kept")
+        raise DataError(f"{result.name}: the results of single queries were not kept")
     values = np.array([query.value[ties] for query in result.queries], dtype=np.float64)
     if not _is_correlation(result):
         found = math.fsum(values) / len(values)
@@ -132,7 +132,7 @@ def query_values(result: TaskResult, ties: TiePolicy) -> np.ndarray:
         found = spearman(values, _targets(result))
     said = result.value(ties)
     if abs(found - said) > 1e-6:
-        raise EvaluationDataError(
+        raise DataError(
             f"{result.name}: queries/ give {found:.6f} and scores/ {said:.6f} under {ties}; the "
             "two files are of different runs, score the task again"
         )
@@ -149,7 +149,7 @@ def task_replicates(
     """(R,) replicates of the main value of a task that was read with its queries.
 
     Raises:
-        EvaluationDataError: see `query_values`; pairs without their graded similarity.
+        DataError: see `query_values`; pairs without their graded similarity.
     """
     generator = random_stream(result.name, seed)
     values = query_values(result, ties)
@@ -169,7 +169,7 @@ def paired_replicates(
     """(R,) replicates of second - first over the same draws of queries that both have in order.
 
     Raises:
-        EvaluationDataError: see `task_replicates`.
+        DataError: see `task_replicates`.
     """
     assert [query.id for query in first.queries] == [query.id for query in second.queries]
     generator = random_stream(first.name, seed)
@@ -203,7 +203,7 @@ def _lacks_targets(result: TaskResult) -> bool:
 
 def _targets(result: TaskResult) -> np.ndarray:
     if _lacks_targets(result):
-        raise EvaluationDataError(
+        raise DataError(
             f"{result.name}: the graded similarities of its pairs were not kept; score it again"
         )
     return np.array([query.target for query in result.queries], dtype=np.float64)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.aggregation import complete_values, means
 from mmembed.evaluation.results import RunResults
 
@@ -34,19 +34,19 @@ def calibrate(pairs: Sequence[tuple[RunResults, RunResults]]) -> dict[str, Any]:
         `rank_agreement` (share of pairs of models that both order alike, ties counting half).
 
     Raises:
-        EvaluationDataError: too few models, or two runs that cannot be compared.
+        DataError: too few models, or two runs that cannot be compared.
     """
     for nano, full in pairs:
         _check_pair(nano, full)
     spaces = {nano.record["space"] for nano, _ in pairs}
     if len(spaces) < MIN_MODELS:
-        raise EvaluationDataError(
+        raise DataError(
             f"{len(spaces)} distinct models; a calibration needs at least {MIN_MODELS}, each with "
             "a nano and a full run"
         )
     kinds = {json.dumps([n.record["suite"], n.record["subset"]]) for n, _ in pairs}
     if len(kinds) > 1:
-        raise EvaluationDataError(f"the nano runs are of different subsets: {sorted(kinds)}")
+        raise DataError(f"the nano runs are of different subsets: {sorted(kinds)}")
     values: dict[str, list[tuple[float, float]]] = {}
     for nano, full in pairs:
         found = [_aggregates(nano, nano), _aggregates(full, nano)]
@@ -71,35 +71,35 @@ def read_calibration(path: Path) -> dict[str, Any]:
     """What `mmembed eval calibrate` wrote.
 
     Raises:
-        EvaluationDataError: missing, damaged or of another format.
+        DataError: missing, damaged or of another format.
     """
     try:
         found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise EvaluationDataError(f"the calibration {path} of the suite is missing") from None
+        raise DataError(f"the calibration {path} of the suite is missing") from None
     except ValueError as error:
-        raise EvaluationDataError(f"{path} is not JSON: {error}") from None
+        raise DataError(f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
-        raise EvaluationDataError(f"{path} is no calibration of this version ({_FORMAT})")
+        raise DataError(f"{path} is no calibration of this version ({_FORMAT})")
     return found
 
 
 def _check_pair(nano: RunResults, full: RunResults) -> None:
     for run in (nano, full):
         if not run.record:
-            raise EvaluationDataError(f"{run.folder} has no run.json; run it again")
+            raise DataError(f"{run.folder} has no run.json; run it again")
     if nano.record["subset"] is None or full.record["subset"] is not None:
-        raise EvaluationDataError(
+        raise DataError(
             f"give a nano run and then a full run; {nano.folder} has subset "
             f"{nano.record['subset']}, {full.folder} {full.record['subset']}"
         )
     if nano.record["space"] != full.record["space"]:
-        raise EvaluationDataError(f"{nano.folder} and {full.folder} are of different models")
+        raise DataError(f"{nano.folder} and {full.folder} are of different models")
     if nano.record["profile"]["sha256"] != full.record["profile"]["sha256"]:
-        raise EvaluationDataError(f"{nano.folder} and {full.folder} are of different profiles")
+        raise DataError(f"{nano.folder} and {full.folder} are of different profiles")
     lacking = sorted(nano.tasks.keys() - full.tasks.keys())
     if lacking:
-        raise EvaluationDataError(f"{full.folder} lacks {', '.join(lacking)} of {nano.folder}")
+        raise DataError(f"{full.folder} lacks {', '.join(lacking)} of {nano.folder}")
 
 
 def _aggregates(run: RunResults, nano: RunResults) -> dict[str, float]:

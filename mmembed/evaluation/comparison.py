@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.aggregation import cells, title_of
 from mmembed.evaluation.bootstrap import (
     NUM_REPLICATES,
@@ -103,7 +103,7 @@ def compare_runs(
         partial: compare the tasks that both have, and tasks of which both lack the same media.
 
     Raises:
-        EvaluationDataError: the runs do not judge the same; names everything that differs.
+        DataError: the runs do not judge the same; names everything that differs.
     """
     names, notes = _common(first, second, partial)
     problems = [
@@ -112,7 +112,7 @@ def compare_runs(
         for what in differences_of_tasks(first.tasks[name], second.tasks[name], partial=partial)
     ]
     if problems:
-        raise EvaluationDataError(
+        raise DataError(
             "the two runs do not judge the same, so their difference would not be that of the "
             "models:" + "".join(f"\n  {problem}" for problem in problems)
         )
@@ -210,13 +210,13 @@ def _common(
         if alone:
             notes.append(f"tasks only in the {word} run, {run.folder}: {_some(alone)}")
     if notes and not partial:
-        raise EvaluationDataError(
+        raise DataError(
             f"the two runs have different tasks (--partial compares those of both): "
             f"{'; '.join(notes)}"
         )
     names = [name for name in first.tasks if name in second.tasks]
     if not names:
-        raise EvaluationDataError(f"{first.folder} and {second.folder} have no task in common")
+        raise DataError(f"{first.folder} and {second.folder} have no task in common")
     return names, tuple(notes)
 
 

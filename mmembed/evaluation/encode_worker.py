@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmembed.baselines.item_encoder import ItemEncoder
-from mmembed.errors import EvaluationDataError, StoreError
+from mmembed.errors import DataError, StoreError
 from mmembed.evaluation.plan import EncodeShard, PlannedItem, sides, with_instruction
 from mmembed.evaluation.profiles import parse_profile
 from mmembed.evaluation.references import resolve
@@ -88,7 +88,7 @@ class EncodeWorker:
         """Commit the rows of a shard that are missing.
 
         Raises:
-            EvaluationDataError: an item that cannot be encoded or is not the planned one.
+            DataError: an item that cannot be encoded or is not the planned one.
         """
         encoded, before = 0, self.vectors.num_truncated
         if self.vectors.lacks(shard.keys):  # else its tasks need not be read
@@ -113,7 +113,7 @@ class EncodeWorker:
         try:
             return self._items[task][side, item_id]
         except KeyError:
-            raise EvaluationDataError(
+            raise DataError(
                 f"{task}: {side} {item_id!r} of the plan is gone; the data changed, run again"
             ) from None
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from mmembed.evaluation.html_report import Card, Example, Hit, Matrix
-from mmembed.evaluation.item_cards import item_card
 from mmembed.evaluation.results import QueryResult, RunResults, TaskResult, TiePolicy
+from mmembed.html.item_cards import item_card
+from mmembed.html.page import Card, Example, Hit, Matrix
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.tasks import EvaluationTask, LoadedTask, RetrievalTask
 from mmembed.types import MultimodalInput

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmembed.evaluation.markup import Child, Markup, element, span, ticks
+from mmembed.html.markup import Child, Markup, element, span, ticks
 
 __all__ = ["Interval", "IntervalPlot", "interval_plot"]
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from mmembed.config.validation import StrictModel
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.metrics import METRICS
 from mmembed.evaluation.results import RunResults, TaskResult
 from mmembed.tasks import TaskCard
@@ -55,11 +55,11 @@ def leaderboard(
     """The content of the file, validated.
 
     Raises:
-        EvaluationDataError: no data set is complete, a result breaks the schema, or the run is
+        DataError: no data set is complete, a result breaks the schema, or the run is
             over a subset of the tasks.
     """
     if run.record.get("subset") is not None:
-        raise EvaluationDataError(
+        raise DataError(
             f"{run.folder} is over a subset of each task; the leaderboard takes whole ones"
         )
     metrics: dict[str, dict[str, dict[str, float]]] = {}
@@ -69,7 +69,7 @@ def leaderboard(
             values = metrics.setdefault(card.modality, {})
             values[leaderboard_name(card)] = _values(result)
     if not metrics:
-        raise EvaluationDataError(f"{run.folder} has no complete result of the suite's data sets")
+        raise DataError(f"{run.folder} has no complete result of the suite's data sets")
     content = {"metadata": metadata.model_dump(exclude_none=True), "metrics": metrics}
     validate_leaderboard(content, expected)
     return content
@@ -79,7 +79,7 @@ def validate_leaderboard(content: Any, expected: Sequence[TaskCard]) -> None:
     """Check a file that was parsed from JSON, ours or anyone's.
 
     Raises:
-        EvaluationDataError: lists what breaks the schema, and where.
+        DataError: lists what breaks the schema, and where.
     """
     try:
         _file_model(expected).model_validate_json(json.dumps(content))
@@ -89,7 +89,7 @@ def validate_leaderboard(content: Any, expected: Sequence[TaskCard]) -> None:
             for each in error.errors(include_url=False)
         ]
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise EvaluationDataError(
+        raise DataError(
             "not a leaderboard file of this suite:"
             + "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
             + more
@@ -150,7 +150,7 @@ def _values(result: TaskResult) -> dict[str, float]:
     found = result.metrics[_TIES]
     lacking = [key for key in (*METRICS, "num_pred", "num_data") if key not in found]
     if lacking:
-        raise EvaluationDataError(
+        raise DataError(
             f"{result.name} has no {', '.join(lacking[:3])}; the leaderboard takes rankings with "
             "26 values each"
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.plan import Plan, media_files
 from mmembed.evaluation.profiles import dump_profile, profile_sha256
 from mmembed.evaluation.suites import OpenSuite
@@ -73,19 +73,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """What `write_manifest` wrote.
 
     Raises:
-        EvaluationDataError: missing, damaged or of another format.
+        DataError: missing, damaged or of another format.
     """
     path = folder / _NAME if folder.is_dir() else folder
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise EvaluationDataError(
+        raise DataError(
             f"{path} is missing; make it with `mmembed eval prepare --out {folder}`"
         ) from None
     except ValueError as error:
-        raise EvaluationDataError(f"{path} is not JSON: {error}") from None
+        raise DataError(f"{path} is not JSON: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise EvaluationDataError(f"{path} is no manifest of this version ({_FORMAT})")
+        raise DataError(f"{path} is no manifest of this version ({_FORMAT})")
     return manifest
 
 
@@ -93,7 +93,7 @@ def check_manifest(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Non
     """Refuse data that are not those of a manifest; fewer tasks than it has are fine.
 
     Raises:
-        EvaluationDataError: naming what differs: suite, profile, files, tasks.
+        DataError: naming what differs: suite, profile, files, tasks.
     """
     problems = []
     if expected["suite"] != found["suite"]:
@@ -116,7 +116,7 @@ def check_manifest(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Non
             problems.append(f"task {name} has changed ({what or 'contents of items'})")
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:20])
-        raise EvaluationDataError(
+        raise DataError(
             f"these are not the data that were prepared; restore them, or prepare again:{shown}"
         )
 

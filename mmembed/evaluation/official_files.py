@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.metrics import COUNTS, METRICS
 from mmembed.evaluation.pickled_vectors import (
     read_array,
@@ -55,7 +55,7 @@ def list_official(folder: Path) -> list[str]:
     """The data sets of a folder, sorted.
 
     Raises:
-        EvaluationDataError: none, or one of its three files is missing.
+        DataError: none, or one of its three files is missing.
     """
     kinds = ("_info.jsonl", "_qry", "_tgt")
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -63,10 +63,10 @@ def list_official(folder: Path) -> list[str]:
         {name.removesuffix(kind) for name in found for kind in kinds if name.endswith(kind)}
     )
     if not names:
-        raise EvaluationDataError(f"{folder} has no NAME_qry, NAME_tgt and NAME_info.jsonl")
+        raise DataError(f"{folder} has no NAME_qry, NAME_tgt and NAME_info.jsonl")
     absent = [name + kind for name in names for kind in kinds if name + kind not in found]
     if absent:
-        raise EvaluationDataError(f"{folder} lacks {named(absent)}", missing=absent)
+        raise DataError(f"{folder} lacks {named(absent)}", missing=absent)
     return names
 
 
@@ -76,7 +76,7 @@ def write_official(
     """Write the three files, each atomically; existing ones are replaced.
 
     Raises:
-        EvaluationDataError: `name` cannot be that of a file.
+        DataError: `name` cannot be that of a file.
 
     Args:
         queries, documents: (Q, D) and (M, D) in the order of the task.
@@ -93,7 +93,7 @@ def read_official(folder: Path, name: str) -> OfficialFiles:
     """Read one data set. The queries are named by `query_id`, or by their line.
 
     Raises:
-        EvaluationDataError: a file that is missing, damaged, or does not fit the others; a label
+        DataError: a file that is missing, damaged, or does not fit the others; a label
             that stands twice, whose grade would be a matter of luck.
     """
     queries = read_array(folder / f"{name}_qry")
@@ -101,18 +101,18 @@ def read_official(folder: Path, name: str) -> OfficialFiles:
     path = folder / f"{name}_info.jsonl"
     infos = _read_lines(path)
     if len(infos) != len(queries):
-        raise EvaluationDataError(f"{path} has {len(infos)} lines for {len(queries)} vectors")
+        raise DataError(f"{path} has {len(infos)} lines for {len(queries)} vectors")
     ids = [str(info.get("query_id", line)) for line, info in enumerate(infos)]
     twice = [each for each, count in Counter(ids).items() if count > 1]
     if twice:
-        raise EvaluationDataError(f"{path}: query_id stands twice: {named(twice)}")
+        raise DataError(f"{path}: query_id stands twice: {named(twice)}")
     relevant = {
         query_id: _labels(info, f"{path}: line {line}")
         for line, (query_id, info) in enumerate(zip(ids, infos, strict=True), start=1)
     }
     with_pool = sum("cand_names" in info for info in infos)
     if with_pool not in (0, len(infos)):
-        raise EvaluationDataError(f"{path}: {with_pool} of {len(infos)} lines have cand_names")
+        raise DataError(f"{path}: {with_pool} of {len(infos)} lines have cand_names")
     pools = None
     if with_pool:
         pools = {
@@ -156,14 +156,14 @@ def _read_lines(path: Path) -> list[Mapping[str, Any]]:
     try:
         lines = path.read_text("utf-8").removesuffix("\n").split("\n")  # a name may hold U+2028
     except UnicodeDecodeError as error:
-        raise EvaluationDataError(f"{path} is not UTF-8: {error}") from None
+        raise DataError(f"{path} is not UTF-8: {error}") from None
     for number, line in enumerate(lines, start=1):
         try:
             info = json.loads(line)
         except ValueError as error:
-            raise EvaluationDataError(f"{path}: line {number} is not JSON: {error}") from None
+            raise DataError(f"{path}: line {number} is not JSON: {error}") from None
         if not isinstance(info, dict) or "label_name" not in info:
-            raise EvaluationDataError(f"{path}: line {number} has no label_name")
+            raise DataError(f"{path}: line {number} has no label_name")
         infos.append(info)
     return infos
 
@@ -173,7 +173,7 @@ def _labels(info: Mapping[str, Any], where: str) -> dict[str, float]:
     names = _names([names] if isinstance(names, str) else names, f"{where}: label_name")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise EvaluationDataError(f"{where}: labels stand twice: {named(twice)}")
+        raise DataError(f"{where}: labels stand twice: {named(twice)}")
     scores = info.get("rel_scores")
     if scores is None:
         return dict.fromkeys(names, 1.0)
@@ -182,7 +182,7 @@ def _labels(info: Mapping[str, Any], where: str) -> dict[str, float]:
         or len(scores) != len(names)
         or not all(isinstance(score, int | float) for score in scores)
     ):
-        raise EvaluationDataError(
+        raise DataError(
             f"{where}: rel_scores {scores!r} for {len(names)} labels; expected a number for each"
         )
     return {name: float(score) for name, score in zip(names, scores, strict=True)}
@@ -190,5 +190,5 @@ def _labels(info: Mapping[str, Any], where: str) -> dict[str, float]:
 
 def _names(found: Any, where: str) -> Sequence[str]:
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise EvaluationDataError(f"{where} is {found!r}; expected a list of strings")
+        raise DataError(f"{where} is {found!r}; expected a list of strings")
     return found

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.store.durable import write_atomically
 
 __all__ = ["read_array", "read_named_rows", "write_array", "write_named_rows"]
@@ -42,11 +42,11 @@ def read_array(path: Path) -> np.ndarray:
     """(N, D) float32 of a file that holds one array of floating-point numbers.
 
     Raises:
-        EvaluationDataError: anything else in it, or damaged.
+        DataError: anything else in it, or damaged.
     """
     rows = _read(path)
     if not isinstance(rows, _Array) or len(rows.shape) != 2:
-        raise EvaluationDataError(f"{path} holds {_kind(rows)}; expected an array of shape (N, D)")
+        raise DataError(f"{path} holds {_kind(rows)}; expected an array of shape (N, D)")
     return _floats(rows, path)
 
 
@@ -54,19 +54,19 @@ def read_named_rows(path: Path) -> dict[str, np.ndarray]:
     """Name -> (D,) float32 of a file that holds a dictionary of rows, in its order.
 
     Raises:
-        EvaluationDataError: anything else in it, rows of different lengths, or damaged.
+        DataError: anything else in it, rows of different lengths, or damaged.
     """
     rows = _read(path)
     if not isinstance(rows, dict) or not rows:
-        raise EvaluationDataError(f"{path} holds {_kind(rows)}; expected a dictionary of rows")
+        raise DataError(f"{path} holds {_kind(rows)}; expected a dictionary of rows")
     for name, row in rows.items():
         if not isinstance(name, str) or not isinstance(row, _Array) or len(row.shape) != 1:
-            raise EvaluationDataError(
+            raise DataError(
                 f"{path}: {_kind(row)} under the name {name!r}; expected a row under a string"
             )
     found = {name: _floats(row, path) for name, row in rows.items()}
     if len({len(row) for row in found.values()}) > 1:
-        raise EvaluationDataError(f"{path}: the rows differ in length")
+        raise DataError(f"{path}: the rows differ in length")
     return found
 
 
@@ -74,18 +74,18 @@ def _read(path: Path) -> Any:
     try:
         payload = path.read_bytes()
     except FileNotFoundError:
-        raise EvaluationDataError(f"{path} is missing", missing=[str(path)]) from None
+        raise DataError(f"{path} is missing", missing=[str(path)]) from None
     try:
         return _Unpickler(io.BytesIO(payload)).load()
-    except EvaluationDataError as error:
-        raise EvaluationDataError(f"{path}: {error}") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise EvaluationDataError(f"{path} is no readable pickle: {error!r}") from None
+        raise DataError(f"{path} is no readable pickle: {error!r}") from None
 
 
 def _floats(array: _Array, path: Path) -> np.ndarray:
     if array.dtype.code not in _FLOATS:
-        raise EvaluationDataError(f"{path} holds {array.dtype.code} numbers; expected float32")
+        raise DataError(f"{path} holds {array.dtype.code} numbers; expected float32")
     return array.values().astype(np.float32)
 
 
@@ -100,7 +100,7 @@ class _Dtype:
         self.code = code.lstrip("<>|=")
         self.order = "<"
         if self.code not in _READABLE:
-            raise EvaluationDataError(f"holds an array of {code!r}; expected numbers")
+            raise DataError(f"holds an array of {code!r}; expected numbers")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.order = ">" if state[1] == ">" else "<"
@@ -124,11 +124,11 @@ class _Array:
 
     def fill(self, payload: Any, dtype: Any, shape: Any, order: str) -> _Array:
         if not isinstance(payload, bytes | bytearray) or not isinstance(dtype, _Dtype):
-            raise EvaluationDataError("holds an array of objects; expected numbers")
+            raise DataError("holds an array of objects; expected numbers")
         self.payload, self.dtype, self.order = payload, dtype, order
         self.shape = tuple(int(size) for size in shape)
         if min(self.shape, default=0) < 0 or len(payload) != self._size():
-            raise EvaluationDataError(f"an array of {self.shape} has {len(payload)} bytes")
+            raise DataError(f"an array of {self.shape} has {len(payload)} bytes")
         return self
 
     def values(self) -> np.ndarray:
@@ -142,7 +142,7 @@ class _Array:
 def _new_array(kind: Any, shape: Any, typecode: Any) -> _Array:
     """`_reconstruct`: an empty array, filled by `__setstate__`."""
     if kind is not _Array:
-        raise EvaluationDataError(f"holds an array of the kind {kind!r}")
+        raise DataError(f"holds an array of the kind {kind!r}")
     return _Array()
 
 
@@ -158,7 +158,7 @@ def _scalar(dtype: Any, payload: Any) -> Any:
 def _latin_bytes(text: Any, encoding: Any) -> bytes:
     """`codecs.encode`: how protocols before 3 write bytes."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise EvaluationDataError(f"asks for the encoding {encoding!r}")
+        raise DataError(f"asks for the encoding {encoding!r}")
     return text.encode("latin-1")
 
 
@@ -183,7 +183,7 @@ _STEPS: dict[int, Any] = dict(pickle._Unpickler.dispatch)
 def _set_state(unpickler: Any) -> None:
     """Of what we made only: a file could change our functions otherwise."""
     if not isinstance(unpickler.stack[-2], _Array | _Dtype):
-        raise EvaluationDataError("sets the state of what is no array")
+        raise DataError("sets the state of what is no array")
     _STEPS[pickle.BUILD[0]](unpickler)
 
 
@@ -194,10 +194,8 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = _ALLOWED.get((module, name))
         if found is None:
-            raise EvaluationDataError(
-                f"asks for {module}.{name}; only numbers, strings and arrays are read"
-            )
+            raise DataError(f"asks for {module}.{name}; only numbers, strings and arrays are read")
         return found
 
     def persistent_load(self, pid: Any) -> Any:
-        raise EvaluationDataError("refers to objects outside the file")
+        raise DataError("refers to objects outside the file")

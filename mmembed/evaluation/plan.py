@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mmembed.errors import EvaluationDataError, InputError
+from mmembed.errors import DataError, InputError
 from mmembed.store.content import Digest, content_key, hash_file
 from mmembed.tasks import EvaluationTask, LoadedTask, RetrievalTask, SimilarityTask, TaskCard
 from mmembed.types import MultimodalInput, Role, Text
@@ -114,7 +114,7 @@ def make_plan(
         on_progress: called with the number of tasks since the last call.
 
     Raises:
-        EvaluationDataError: an item whose file cannot be read; names task, item and file.
+        DataError: an item whose file cannot be read; names task, item and file.
     """
     items: dict[str, PlannedItem] = {}
     rows: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
@@ -206,7 +206,7 @@ def _key(item: MultimodalInput, role: Role, digest: Digest, where: str) -> str:
     try:
         return content_key(item, role, digest=digest)
     except InputError as error:
-        raise EvaluationDataError(f"{where}: {error}") from None
+        raise DataError(f"{where}: {error}") from None
 
 
 def _task_hash(

@@ -5,22 +5,21 @@ Needs no model. `mmembed eval prepare` stops here, `run` goes on with what this 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.manifest import check_manifest, make_manifest, read_manifest
 from mmembed.evaluation.plan import Plan, make_plan, media_files, sides
 from mmembed.evaluation.scoring import check_task
 from mmembed.evaluation.suites import OpenSuite, Selection, load_suite
+from mmembed.progress import shown_progress
 from mmembed.store.file_hashes import FileHashes
 from mmembed.tasks import LoadedTask, Profile, TaskCard
 
-__all__ = ["Prepared", "hashes_file", "prepare", "shown_progress"]
+__all__ = ["Prepared", "hashes_file", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def prepare(
 
     Raises:
         ConfigError: an unknown suite, profile, task, modality or group.
-        EvaluationDataError: files are missing (the list of them), damaged, or not those of
+        DataError: files are missing (the list of them), damaged, or not those of
             `manifest`.
     """
     expected = None if manifest is None else read_manifest(manifest)
@@ -92,22 +91,8 @@ def _check_not_empty(tasks: Mapping[str, tuple[TaskCard, LoadedTask]]) -> None:
         if loaded.missing and not all(items for _, _, _, items in sides(loaded.task))
     ]
     if empty:
-        raise EvaluationDataError(
+        raise DataError(
             f"nothing is left of {', '.join(empty)} without the files that are missing; fetch "
             "them, or name the other tasks with --only, --modality or --group",
             missing=tuple(dict.fromkeys(file for name in empty for file in tasks[name][1].missing)),
         )
-
-
-@contextmanager
-def shown_progress(
-    show: bool | None, label: str, total: int, unit: str
-) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error; None shows it to people only."""
-    if not (sys.stderr.isatty() if show is None else show):
-        yield lambda count: None
-        return
-    from mmembed.encoder.progress import progress_bar
-
-    with progress_bar(label, total, unit=unit) as advance:
-        yield advance

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.results import TIES, TiePolicy
 
 __all__ = [
@@ -72,10 +72,10 @@ def check_rows(rows: np.ndarray, ids: Sequence[str], what: str) -> None:
     """Refuse rows that have no direction or are not of unit length.
 
     Raises:
-        EvaluationDataError: with the ids of all kinds of bad rows.
+        DataError: with the ids of all kinds of bad rows.
     """
     if rows.ndim != 2 or len(rows) != len(ids):
-        raise EvaluationDataError(f"{what}: {len(ids)} ids, but an array of shape {rows.shape}")
+        raise DataError(f"{what}: {len(ids)} ids, but an array of shape {rows.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     finite = np.isfinite(rows).all(axis=1)
@@ -90,7 +90,7 @@ def check_rows(rows: np.ndarray, ids: Sequence[str], what: str) -> None:
         if bad.any()
     ]
     if found:
-        raise EvaluationDataError(f"{'; '.join(found)}; such vectors are not ranked")
+        raise DataError(f"{'; '.join(found)}; such vectors are not ranked")
 
 
 def named(ids: Sequence[str], shown: int = 10) -> str:
@@ -193,7 +193,7 @@ class _TieOrder:
         levels = sorted({grade for each in grades for grade in each.values()}, reverse=True)
         self._irrelevant = len(levels)  # the level of all other documents
         if len(ids) * (self._irrelevant + 1) > _LOW:
-            raise EvaluationDataError(f"{len(ids)} documents with {len(levels)} grades: too many")
+            raise DataError(f"{len(ids)} documents with {len(levels)} grades: too many")
         level_of = {grade: level for level, grade in enumerate(levels)}
         cells = [
             (query, column, level_of[each[position]])

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.store.durable import write_atomically
 from mmembed.tasks import TaskCard
 
@@ -123,7 +123,7 @@ def file_stem(name: str) -> str:
     """`name`, which must do as the name of a file on every system and stay in its folder.
 
     Raises:
-        EvaluationDataError: it does not.
+        DataError: it does not.
     """
     if (
         not name
@@ -131,7 +131,7 @@ def file_stem(name: str) -> str:
         or _NO_FILE_NAME.search(name)
         or _RESERVED.fullmatch(name)
     ):
-        raise EvaluationDataError(
+        raise DataError(
             f"{name!r} cannot be the name of a task, which is that of its files: at most "
             f'{_LONGEST} bytes, none of <>:"/\\|?* or control characters, no dot or space at '
             "either end, no name that Windows reserves"
@@ -143,7 +143,7 @@ def write_task_result(folder: Path, result: TaskResult) -> Path:
     """Write `scores/TASK.json` and `queries/TASK.jsonl`, each atomically; the former last.
 
     Raises:
-        EvaluationDataError: the task's name cannot be that of a file.
+        DataError: the task's name cannot be that of a file.
     """
     stem = file_stem(result.name)
     for name in ("scores", "queries"):
@@ -168,11 +168,11 @@ def read_results(folder: Path, *, with_queries: bool = False) -> RunResults:
     """Everything in an output folder, tasks in the order of their names.
 
     Raises:
-        EvaluationDataError: no results there, or a damaged file.
+        DataError: no results there, or a damaged file.
     """
     paths = sorted((folder / "scores").glob("*.json"))
     if not paths:
-        raise EvaluationDataError(
+        raise DataError(
             f"{folder} has no results (scores/*.json); make them with `mmembed eval run --out`"
         )
     path = folder / "run.json"
@@ -195,11 +195,11 @@ def read_task_result(path: Path, *, with_queries: bool = False) -> TaskResult:
     """One `scores/TASK.json`, and its queries if asked for.
 
     Raises:
-        EvaluationDataError: damaged, or a value that is no finite number.
+        DataError: damaged, or a value that is no finite number.
     """
     score = _parsed(path, _text(path))
     if score.pop("format", None) != _FORMAT:
-        raise EvaluationDataError(f"{path} is no result file of this version ({_FORMAT})")
+        raise DataError(f"{path} is no result file of this version ({_FORMAT})")
     try:
         result = TaskResult(
             **{**score, "card": TaskCard(**score["card"]), "missing": tuple(score["missing"])}
@@ -210,18 +210,18 @@ def read_task_result(path: Path, *, with_queries: bool = False) -> TaskResult:
         if result.name != path.stem:
             raise ValueError(f"it holds the result of {result.name!r}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise EvaluationDataError(f"{path} is damaged: {_words(error)}; score it again") from None
+        raise DataError(f"{path} is damaged: {_words(error)}; score it again") from None
     if not with_queries:
         return result
     lines = path.parent.parent / "queries" / f"{path.stem}.jsonl"
     if not lines.is_file():
-        raise EvaluationDataError(f"{lines} is missing; run the task again")
+        raise DataError(f"{lines} is missing; run the task again")
     queries = []
     for number, line in enumerate(_text(lines).splitlines(), start=1):
         try:
             queries.append(_query(json.loads(line)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise EvaluationDataError(
+            raise DataError(
                 f"{lines}, line {number} is damaged: {_words(error)}; score the task again"
             ) from None
     return TaskResult(**{**vars(result), "queries": tuple(queries)})
@@ -250,14 +250,14 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise EvaluationDataError(f"{path} is not UTF-8: {error}") from None
+        raise DataError(f"{path} is not UTF-8: {error}") from None
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:
     try:
         record = json.loads(text)
     except ValueError as error:
-        raise EvaluationDataError(f"{path} is not JSON: {error}") from None
+        raise DataError(f"{path} is not JSON: {error}") from None
     if not isinstance(record, dict):
-        raise EvaluationDataError(f"{path} holds no JSON object")
+        raise DataError(f"{path} holds no JSON object")
     return record

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation import metrics, ranking, results, scoring
 from mmembed.evaluation.results import TaskResult, write_run_record, write_task_result
 from mmembed.store.durable import lock_folder
@@ -128,7 +128,7 @@ def read_run_record(folder: Path) -> dict[str, Any]:
     """`run.json`; empty when there is none.
 
     Raises:
-        EvaluationDataError: damaged, or of another format.
+        DataError: damaged, or of another format.
     """
     path = folder / "run.json"
     if not path.is_file():
@@ -136,9 +136,9 @@ def read_run_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise EvaluationDataError(f"{path} is not JSON: {error}") from None
+        raise DataError(f"{path} is not JSON: {error}") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise EvaluationDataError(f"{path} is no record of this version ({FORMAT})")
+        raise DataError(f"{path} is no record of this version ({FORMAT})")
     return record
 
 

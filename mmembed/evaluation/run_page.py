@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmembed.evaluation.aggregation import Mean, title_of
-from mmembed.evaluation.html_report import (
+from mmembed.evaluation.provenance import provenance
+from mmembed.evaluation.summary import Summary, TaskLine
+from mmembed.evaluation.sweeps import Sweep
+from mmembed.evaluation.tables import beside_table, delta_table, percent, reference_notes
+from mmembed.html.markup import Child, Markup, element
+from mmembed.html.page import (
     Example,
     Matrix,
     example_article,
@@ -15,11 +20,6 @@ from mmembed.evaluation.html_report import (
     section,
     write_page,
 )
-from mmembed.evaluation.markup import Child, Markup, element
-from mmembed.evaluation.provenance import provenance
-from mmembed.evaluation.summary import Summary, TaskLine
-from mmembed.evaluation.sweeps import Sweep
-from mmembed.evaluation.tables import beside_table, delta_table, percent, reference_notes
 
 __all__ = ["RunPage", "write_run_page"]
 

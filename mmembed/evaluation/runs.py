@@ -18,7 +18,7 @@ import numpy as np
 
 from mmembed import __version__
 from mmembed.config.checkout import git_revision
-from mmembed.errors import ConfigError, EvaluationDataError, StoreError
+from mmembed.errors import ConfigError, DataError, StoreError
 from mmembed.evaluation.calibration import read_calibration
 from mmembed.evaluation.encode_worker import (
     Encoded,
@@ -29,13 +29,14 @@ from mmembed.evaluation.encode_worker import (
 from mmembed.evaluation.machine import default_threads, hardware, threads
 from mmembed.evaluation.manifest import write_manifest
 from mmembed.evaluation.plan import EncodeShard, Plan, make_plan
-from mmembed.evaluation.preparation import Prepared, hashes_file, prepare, shown_progress
+from mmembed.evaluation.preparation import Prepared, hashes_file, prepare
 from mmembed.evaluation.profiles import dump_profile, parse_profile, profile_sha256
 from mmembed.evaluation.results import RunResults, TaskResult, read_results
 from mmembed.evaluation.run_folder import RunFolder, read_run_record
 from mmembed.evaluation.scoring import score_retrieval, score_similarity
 from mmembed.evaluation.suites import Selection, recorded_suite
 from mmembed.evaluation.vectors import StoredVectors, encode_plan, open_space
+from mmembed.progress import shown_progress
 from mmembed.search.processes import default_processes
 from mmembed.store.file_hashes import FileHashes
 from mmembed.tasks import LoadedTask, Profile, RetrievalTask, TaskCard
@@ -57,7 +58,7 @@ def evaluate(
         on_progress: called with the number of distinct items since the last call.
 
     Raises:
-        EvaluationDataError: an item that cannot be encoded, or a row that is no unit vector.
+        DataError: an item that cannot be encoded, or a row that is no unit vector.
     """
     plan = make_plan(tasks, digest=vectors.digest)
     encode_plan(plan, vectors, on_progress=on_progress)
@@ -114,7 +115,7 @@ def run(
 
     Raises:
         ConfigError: a wrong name or option, or `out` holds results of something else.
-        EvaluationDataError: data are missing or not those of `plan`; an item that cannot be
+        DataError: data are missing or not those of `plan`; an item that cannot be
             encoded; a row that is no unit vector.
         StoreError: the store is damaged, a process died twice on one shard, or another run writes
             to `out`.
@@ -224,12 +225,12 @@ def stored_tasks(
 
     Raises:
         ConfigError: the suite is a file and is not given.
-        EvaluationDataError: no finished run there, or its data have changed since.
+        DataError: no finished run there, or its data have changed since.
         StoreError: its rows are gone.
     """
     record = read_run_record(folder)
     if not record:
-        raise EvaluationDataError(f"{folder} has no run.json, so no finished run")
+        raise DataError(f"{folder} has no run.json, so no finished run")
     profile = {key: value for key, value in record["profile"].items() if key != "sha256"}
     root = record["data_root"]
     opened = recorded_suite(record["suite"], suite).open(
@@ -244,7 +245,7 @@ def stored_tasks(
             loaded = opened.load(name, allow_missing=bool(entry.get("missing")))
             plan = make_plan({name: (card, loaded)}, digest=hashes)
             if plan.tasks[name] != entry.get("sha256"):
-                raise EvaluationDataError(
+                raise DataError(
                     f"the data of {name} are not those of the run in {folder}; run it again"
                 )
             try:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.metrics import (
     COUNTS,
     METRICS,
@@ -41,7 +41,7 @@ def check_task(card: TaskCard, task: EvaluationTask) -> None:
     """Everything about a task that would end its scoring, found without vectors.
 
     Raises:
-        EvaluationDataError: labels or candidates that are not what they should be, with the ids;
+        DataError: labels or candidates that are not what they should be, with the ids;
             a main metric that this kind of task does not have; a name that cannot be a file's.
     """
     file_stem(card.name)
@@ -68,7 +68,7 @@ def score_retrieval(
         queries, documents: (Q, D) and (M, D) unit rows in the order of the task.
 
     Raises:
-        EvaluationDataError: what `check_task` finds; vectors that are not finite unit rows, with
+        DataError: what `check_task` finds; vectors that are not finite unit rows, with
             their ids.
     """
     candidates = _candidates(card, task)
@@ -110,7 +110,7 @@ def score_similarity(
         first, second: (N, D) unit rows of the two sides, in the order of the pairs.
 
     Raises:
-        EvaluationDataError: as for `score_retrieval`.
+        DataError: as for `score_retrieval`.
     """
     gold = _gold(card, task)
     ids = list(task.pairs)
@@ -141,7 +141,7 @@ def _check_rows(
     check_rows(first, first_ids, f"{card.name}: queries")
     check_rows(second, second_ids, f"{card.name}: documents")
     if first.shape[1] != second.shape[1]:
-        raise EvaluationDataError(
+        raise DataError(
             f"{card.name}: queries have {first.shape[1]} dimensions, documents {second.shape[1]}"
         )
 
@@ -150,7 +150,7 @@ def _candidates(card: TaskCard, task: RetrievalTask) -> Candidates:
     """The task by positions in its corpus."""
     _check_metric(card, METRICS)
     if not task.queries:
-        raise EvaluationDataError(f"{card.name} has no queries")
+        raise DataError(f"{card.name} has no queries")
     position_of = {name: position for position, name in enumerate(task.corpus)}
     grades = []
     unlabelled, absent, impossible = [], [], []
@@ -203,20 +203,20 @@ def _gold(card: TaskCard, task: SimilarityTask) -> np.ndarray:
         [name for name, score in zip(task.pairs, gold, strict=True) if not math.isfinite(score)],
     )
     if len(set(gold)) < 2:
-        raise EvaluationDataError(f"{card.name}: pairs need at least two different gold scores")
+        raise DataError(f"{card.name}: pairs need at least two different gold scores")
     return np.array(gold)
 
 
 def _check_metric(card: TaskCard, allowed: Sequence[str]) -> None:
     if card.main_metric not in allowed:
-        raise EvaluationDataError(
+        raise DataError(
             f"{card.name}: main metric {card.main_metric!r}; one of {', '.join(allowed)}"
         )
 
 
 def _refuse(card: TaskCard, problem: str, ids: Sequence[str]) -> None:
     if ids:
-        raise EvaluationDataError(f"{card.name}: {problem}: {named(ids)}")
+        raise DataError(f"{card.name}: {problem}: {named(ids)}")
 
 
 def _ideal(grades: Sequence[Mapping[int, float]]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mmembed.errors import EvaluationDataError, MMEmbedError
+from mmembed.errors import DataError, MMEmbedError
 from mmembed.evaluation.aggregation import means
 from mmembed.evaluation.example_tasks import ExampleTasks, HashingEncoder
 from mmembed.evaluation.pickled_vectors import read_array, write_array
@@ -317,7 +317,7 @@ def _backwards(found: Mapping[str, Value]) -> dict[str, Value]:
 def _refused(what: str, action: Callable[[], object]) -> None:
     try:
         action()
-    except EvaluationDataError:
+    except DataError:
         return
     raise CheckFailed(f"{what} was not refused")
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mmembed.config.files import find_config, list_configs, read_yaml
 from mmembed.config.validation import StrictModel, did_you_mean, validate
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.profiles import load_profile
 from mmembed.evaluation.references import Reference
 from mmembed.evaluation.subsets import Subset, subset_card, subset_task
@@ -94,7 +94,7 @@ class Suite:
 
         Raises:
             ConfigError: a source or the profile does not exist, or two tasks of one name.
-            EvaluationDataError: the suite needs data and `root` is no folder.
+            DataError: the suite needs data and `root` is no folder.
         """
         if not isinstance(profile, Profile):
             profile = load_profile(profile or self.config.profile)
@@ -102,7 +102,7 @@ class Suite:
             root = None
         elif self.config.data is not None and (root is None or not root.is_dir()):
             found = "none was given" if root is None else f"{root} is no folder"
-            raise EvaluationDataError(
+            raise DataError(
                 f"suite {self.name} needs a data root ({self.config.data}), but {found}"
             )
         root = None if root is None else root.resolve()
@@ -171,7 +171,7 @@ class OpenSuite:
         """All tasks.
 
         Raises:
-            EvaluationDataError: files are missing; lists those of all tasks.
+            DataError: files are missing; lists those of all tasks.
         """
         tasks: dict[str, tuple[TaskCard, LoadedTask]] = {}
         missing: dict[str, None] = {}
@@ -179,7 +179,7 @@ class OpenSuite:
         for name, card in self.cards.items():
             try:
                 tasks[name] = card, self.load(name, allow_missing=allow_missing)
-            except EvaluationDataError as error:
+            except DataError as error:
                 if not error.missing:
                     raise
                 incomplete.append(name)
@@ -254,11 +254,11 @@ def _select(cards: Mapping[str, TaskCard], selection: Selection, suite: str) -> 
     return chosen
 
 
-def _missing(tasks: Sequence[str], files: Sequence[str], root: Path | None) -> EvaluationDataError:
+def _missing(tasks: Sequence[str], files: Sequence[str], root: Path | None) -> DataError:
     """The error that lists missing files of several tasks."""
     shown = "".join(f"\n  {name}" for name in files[:_SHOWN_MISSING])
     more = f"\n  and {len(files) - _SHOWN_MISSING:,} more" if len(files) > _SHOWN_MISSING else ""
-    return EvaluationDataError(
+    return DataError(
         f"{len(files):,} files are missing under {root}, for {', '.join(tasks)}; fetch them, leave "
         f"the tasks out, or drop what needs them with --allow-missing (the scores become partial):"
         f"{shown}{more}",

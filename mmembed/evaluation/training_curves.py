@@ -15,8 +15,8 @@ from typing import Any
 
 from mmembed.config.files import read_yaml
 from mmembed.errors import ConfigError
-from mmembed.evaluation.html_report import series_of_metrics, write_page
-from mmembed.evaluation.markup import Child, LineChart, Series, element, line_chart
+from mmembed.html.markup import Child, LineChart, Series, element, line_chart
+from mmembed.html.page import series_of_metrics, write_page
 from mmembed.training.metrics import read_metrics
 
 __all__ = ["StageLog", "read_run", "training_charts", "write_training_report"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mmembed.baselines.item_encoder import ItemEncoder
-from mmembed.errors import EvaluationDataError, InputError, StoreError
+from mmembed.errors import DataError, InputError, StoreError
 from mmembed.evaluation.plan import EncodeShard, Plan, PlannedItem, cut_shards
 from mmembed.store.content import Digest, content_key
 from mmembed.store.file_hashes import FileHashes
@@ -74,7 +74,7 @@ class StoredVectors:
             on_progress: called with the number of distinct items since the last call.
 
         Raises:
-            EvaluationDataError: an item that cannot be encoded, or a row that is no unit vector.
+            DataError: an item that cannot be encoded, or a row that is no unit vector.
         """
         self._ensure(items, self._keys(items, role), role, on_progress)
 
@@ -106,7 +106,7 @@ class StoredVectors:
             items: of the shard, in its order.
 
         Raises:
-            EvaluationDataError: naming every item of the shard that failed.
+            DataError: naming every item of the shard that failed.
         """
         if self.store is not None:
             self.store.refresh()  # other processes may have been faster
@@ -148,7 +148,7 @@ class StoredVectors:
             try:
                 keys.append(content_key(item, role, digest=self.digest))
             except InputError as error:
-                raise EvaluationDataError(str(error.at(place))) from None
+                raise DataError(str(error.at(place))) from None
         return keys
 
     def _has(self, key: str) -> bool:
@@ -158,9 +158,7 @@ class StoredVectors:
         """A file that was replaced while it was encoded must not get a row under its old name."""
         for item in items:
             if content_key(item.item, item.role, digest=self.digest) != item.key:
-                raise EvaluationDataError(
-                    f"{item.name} has changed since the plan was made; run again"
-                )
+                raise DataError(f"{item.name} has changed since the plan was made; run again")
 
 
 def encode_plan(
@@ -177,7 +175,7 @@ def encode_plan(
         on_progress: called with the number of items since the last call.
 
     Raises:
-        EvaluationDataError: an item that cannot be encoded, or a row that is no unit vector.
+        DataError: an item that cannot be encoded, or a row that is no unit vector.
     """
     for shard in plan.shards() if shards is None else shards:
         vectors.encode_shard(shard, [plan.items[key] for key in shard.keys])
@@ -241,11 +239,11 @@ def _encode(encoder: ItemEncoder, items: Sequence[PlannedItem], role: Role) -> n
         rows = encoder.encode([item.item for item in items], role=role, show_progress_bar=False)
     except InputError as error:
         failed = [each for each in error.errors if each.index is not None] or [error]
-        raise EvaluationDataError(_named(failed, items, encoder.name)) from None
+        raise DataError(_named(failed, items, encoder.name)) from None
     rows = np.asarray(rows)
     shape = (len(items), encoder.embedding_dimension)
     if rows.shape != shape or rows.dtype != np.float32:
-        raise EvaluationDataError(
+        raise DataError(
             f"{encoder.name} gave {rows.dtype} of shape {rows.shape} for {len(items)} items; "
             f"expected float32 of shape {shape}"
         )
@@ -253,7 +251,7 @@ def _encode(encoder: ItemEncoder, items: Sequence[PlannedItem], role: Role) -> n
     if bad:
         named = "".join(f"\n  {items[row].name}: {why}" for row, why in bad[:_SHOWN])
         more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise EvaluationDataError(
+        raise DataError(
             f"{encoder.name} gave {len(bad)} of {len(items)} vectors that are no unit vectors; "
             f"nothing can be ranked by them:{named}{more}"
         )

@@ -12,7 +12,9 @@ import torch
 from rich.table import Table
 
 from mmembed.encoder.identity import package_versions
-from mmembed.evaluation.html_report import (
+from mmembed.evaluation.training_curves import training_charts
+from mmembed.html.item_cards import item_card
+from mmembed.html.page import (
     Example,
     Hit,
     LineChart,
@@ -20,8 +22,6 @@ from mmembed.evaluation.html_report import (
     Score,
     TaskResult,
 )
-from mmembed.evaluation.item_cards import item_card
-from mmembed.evaluation.training_curves import training_charts
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.quickstart.judge import CUTOFFS, Judgement, chance
 from mmembed.search.searcher import Hit as Found

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from mmembed.encoder.embedder import Embedder
 from mmembed.encoder.scratch import create_checkpoint
 from mmembed.errors import SpaceMismatchError
-from mmembed.evaluation.html_report import Example, Report, write_report
 from mmembed.evaluation.references import resolve
+from mmembed.html.page import Example, Report, write_report
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.quickstart import pages
 from mmembed.quickstart.experiment import Experiment, load_experiment, scaled_recipe

@@ -118,7 +118,7 @@ def _progress_bar(
     stack: contextlib.ExitStack, also: Callable[[Progress], None] | None
 ) -> Callable[[Progress], None]:
     """A callback that draws a bar from the first report on, when the number of files is known."""
-    from mmembed.encoder.progress import progress_bar
+    from mmembed.progress import progress_bar
 
     bars: list[Callable[[int], None]] = []
     shown = 0

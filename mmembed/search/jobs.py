@@ -322,7 +322,7 @@ def _progress(
     if not (sys.stderr.isatty() if show is None else show):
         yield lambda count: None
         return
-    from mmembed.encoder.progress import progress_bar
+    from mmembed.progress import progress_bar
 
     label = f"encoding ({summary.finished:,} done before)" if summary.finished else "encoding"
     with progress_bar(label, sum(shard.rows for shard in shards), unit="rows") as advance:

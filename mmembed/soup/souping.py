@@ -341,6 +341,6 @@ def _finish(
 def _progress(show: bool, label: str, total: int) -> Any:
     if not show:
         return nullcontext(lambda count: None)
-    from mmembed.encoder.progress import progress_bar
+    from mmembed.progress import progress_bar
 
     return progress_bar(label, total, unit="tensors")

@@ -62,7 +62,7 @@ RULES: dict[Rule, tuple[list[Module], list[Module]]] = {
             in_("mmembed.losses.masks", "import math\nimport torch\nimport mmembed.errors"),
             in_("mmembed.training.trainer", "from mmembed.losses import info_nce"),
             in_("data_adapters.emoji", "from mmembed.types import Image\nimport pyarrow"),
-            in_("data_adapters.mmeb.files", "from mmembed.errors import EvaluationDataError"),
+            in_("data_adapters.mmeb.files", "from mmembed.errors import DataError"),
             in_("mmembed.data.adapter", "'''As in data_adapters.emoji:Emoji.'''"),
         ],
     ),

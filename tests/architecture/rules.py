@@ -16,19 +16,27 @@ from functools import cached_property
 # A module imports only from rooms to its left; rooms in one group do not see each other.
 ORDER = (
     ("errors",),
+    ("progress",),
     ("sources",),
     ("types",),
     ("tasks",),
+    ("datasets",),
+    ("tables",),
     ("config",),
     ("inputs",),
     ("store",),
+    ("html",),
+    ("endpoints",),
     ("encoder",),
     ("losses",),
     ("search",),
     ("data",),
+    ("inspection",),
     ("soup",),
-    ("training",),
     ("baselines",),
+    ("mining",),
+    ("synthesis",),
+    ("training",),
     ("evaluation",),
     ("ablation",),
     ("quickstart",),
@@ -48,11 +56,11 @@ ARCHITECTURE_HOMES = {
 NAMED_AFTER_ONE = re.compile(r"qwen[-_]vl[-_]utils|sentence_bert_config")  # library, file name
 RECIPE = re.compile(r"rzen|qzhou|kalm|vlm2vec|qwen3[-_]?emb", re.IGNORECASE)
 
-ADAPTER_WORDS = ("mmembed.types", "mmembed.tasks", "mmembed.errors")
+ADAPTER_WORDS = tuple(f"mmembed.{room}" for room in "types tasks datasets tables errors".split())
 
 # The files of the public scorers are pickles; this module reads numbers and names out of them only.
 UNPICKLER_HOME = "mmembed.evaluation.pickled_vectors"
-NETWORK_HOMES = {"mmembed.inputs.fetch", "mmembed.server"}
+NETWORK_HOMES = {"mmembed.inputs.fetch", "mmembed.endpoints.client", "mmembed.server"}
 NETWORK = (
     "requests httpx httpx2 aiohttp urllib3 urllib.request http.client http.server socket ftplib"
 ).split()
@@ -276,7 +284,7 @@ def nothing_unsafe(module: Module) -> Violations:
         if is_under(target, *UNPICKLERS) and module.name != UNPICKLER_HOME:
             yield line, f"imports {target}, which runs code from files"
         if is_under(target, *NETWORK) and module.name not in NETWORK_HOMES:
-            yield line, f"imports {target}; only mmembed.inputs.fetch opens connections"
+            yield line, f"imports {target}; only inputs.fetch and endpoints.client do"
         if target in FORBIDDEN_CALLS:
             yield line, f"imports {target}: {FORBIDDEN_CALLS[target]}"
     for node in module.nodes:
@@ -286,7 +294,10 @@ def nothing_unsafe(module: Module) -> Violations:
         if name in FORBIDDEN_CALLS and not loads_safe_yaml(module, node):
             yield node.lineno, f"calls {name}: {FORBIDDEN_CALLS[name]}"
         if is_under(name, *NETWORK) and module.name not in NETWORK_HOMES:
-            yield node.lineno, f"calls {name}; only mmembed.inputs.fetch opens connections"
+            yield (
+                node.lineno,
+                f"calls {name}; only inputs.fetch and endpoints.client do",
+            )
         for keyword in node.keywords:
             off = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
             if keyword.arg in FORBIDDEN_KEYWORDS and not off:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmembed.cli import app
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation import selfcheck
 from tests.evaluation.fixture_suite import LOADER, write_data, write_suite
 
@@ -153,7 +153,7 @@ def test_selfcheck_passes_and_ends_with_1_when_a_promise_is_broken(
     assert done.stdout.count("ok   ") == len(selfcheck.CHECKS)
 
     def broken() -> str:
-        raise EvaluationDataError("hit@1 is 1, not 0")
+        raise DataError("hit@1 is 1, not 0")
 
     monkeypatch.setattr(selfcheck, "CHECKS", {"first": lambda: "fine", "second": broken})
     done = call("selfcheck")

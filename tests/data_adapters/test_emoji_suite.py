@@ -8,7 +8,7 @@ import pytest
 
 from data_adapters.emoji_source import VENDORS, emoji_of_split, load_emoji, picture_twins
 from data_adapters.emoji_suite import EmojiSuite
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.scoring import check_task
 from mmembed.evaluation.suites import load_suite
 from mmembed.store.content import content_key
@@ -195,5 +195,5 @@ def test_grades_say_how_near_two_emoji_are(tasks):
 
 
 def test_an_unknown_task_is_answered_with_the_known_ones():
-    with pytest.raises(EvaluationDataError, match="text_image_trained"):
+    with pytest.raises(DataError, match="text_image_trained"):
         EmojiSuite().load("text_image")

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from PIL import Image as Pillow
 
-from mmembed.errors import EvaluationDataError, InputError
+from mmembed.errors import DataError, InputError
 from mmembed.evaluation import runs
 from mmembed.evaluation.example_tasks import HashingEncoder
 from mmembed.evaluation.results import RunResults
@@ -88,7 +88,7 @@ class FixtureSuite:
         missing: list[str] = []
         task = getattr(self, f"_{name}")(missing)
         if missing and not allow_missing:
-            raise EvaluationDataError(f"{name}: files are missing", missing=missing)
+            raise DataError(f"{name}: files are missing", missing=missing)
         return LoadedTask(task, (), tuple(missing))
 
     def _words(self, missing: list[str]) -> EvaluationTask:

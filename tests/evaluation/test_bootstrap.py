@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.bootstrap import (
     NUM_REPLICATES,
     Interval,
@@ -175,15 +175,15 @@ def test_without_queries_or_targets_there_is_no_interval():
     judged = pairs([0.1, 0.2, 0.3], [1, 2, 3])
     without = tuple(replace(query, target=None) for query in judged.queries)
     assert task_interval(replace(judged, queries=without)) is None
-    with pytest.raises(EvaluationDataError, match="graded similarities"):
+    with pytest.raises(DataError, match="graded similarities"):
         task_replicates(replace(judged, queries=without))
-    with pytest.raises(EvaluationDataError, match="were not kept"):
+    with pytest.raises(DataError, match="were not kept"):
         query_values(replace(one, queries=()), "official")
 
 
 def test_queries_of_another_run_are_noticed():
     one = result("a", hits(10, 0.5))
-    with pytest.raises(EvaluationDataError, match="different runs"):
+    with pytest.raises(DataError, match="different runs"):
         query_values(replace(one, queries=result("a", hits(10, 0.4)).queries), "pessimistic")
 
 
@@ -202,5 +202,5 @@ def test_a_few_queries_that_all_became_worse_prove_little():
 def test_pairs_of_another_run_are_noticed():
     judged = pairs([0.1, 0.2, 0.3], [1, 2, 3])
     other = pairs([0.3, 0.2, 0.1], [1, 2, 3])
-    with pytest.raises(EvaluationDataError, match="different runs"):
+    with pytest.raises(DataError, match="different runs"):
         task_interval(replace(judged, queries=other.queries))

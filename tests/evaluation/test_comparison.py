@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.comparison import compare_runs
 from mmembed.evaluation.results import RunResults, TaskResult
 from tests.evaluation.made_up_runs import card, hits, result, run
@@ -107,7 +107,7 @@ OTHERS = [
 
 @pytest.mark.parametrize(("other", "message"), OTHERS)
 def test_runs_over_other_tests_are_refused_by_what_differs(other: TaskResult, message: str):
-    with pytest.raises(EvaluationDataError, match="do not judge the same") as error:
+    with pytest.raises(DataError, match="do not judge the same") as error:
         compare_runs(*runs((ONE, other)))
     assert message in str(error.value)
 
@@ -115,18 +115,18 @@ def test_runs_over_other_tests_are_refused_by_what_differs(other: TaskResult, me
 def test_other_tasks_are_refused_or_left_out_by_name():
     one = RunResults(Path("A"), {"a": ONE, "b": result("b", [1.0])})
     two = RunResults(Path("B"), {"a": ONE, "c": result("c", [1.0])})
-    with pytest.raises(EvaluationDataError, match=r"first run, A: b; .*second run, B: c"):
+    with pytest.raises(DataError, match=r"first run, A: b; .*second run, B: c"):
         compare_runs(one, two)
     found = compare_runs(one, two, partial=True)
     assert [row.name for row in found.rows if row.level == "task"] == ["a"]
     assert len(found.notes) == 2
-    with pytest.raises(EvaluationDataError, match="no task in common"):
+    with pytest.raises(DataError, match="no task in common"):
         compare_runs(one, RunResults(Path("C"), {"c": two.tasks["c"]}), partial=True)
 
 
 def test_tasks_that_lack_the_same_media_are_compared_when_asked_for():
     torn = replace(ONE, missing=("x.png",))
-    with pytest.raises(EvaluationDataError, match="1 media are missing in both"):
+    with pytest.raises(DataError, match="1 media are missing in both"):
         compare_runs(*runs((torn, torn)))
     assert compare_runs(*runs((torn, torn)), partial=True).rows[0].p == 1.0
 

@@ -12,7 +12,7 @@ import pytest
 
 from data_adapters.mmeb.catalog import load_entries
 from mmembed.config.validation import validate
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.leaderboard import Metadata, json_schema, leaderboard, validate_leaderboard
 from mmembed.evaluation.metrics import METRICS
 from mmembed.evaluation.results import RunResults
@@ -59,18 +59,18 @@ def test_data_sets_without_a_complete_result_are_left_out():
     torn = result(CARDS[1], hits(10, 0.5), missing=("a.png",))
     content = leaderboard(run(result(CARDS[0], hits(10, 0.5)), torn), CARDS, METADATA)
     assert list(content["metrics"]) == ["image"]
-    with pytest.raises(EvaluationDataError, match="no complete result"):
+    with pytest.raises(DataError, match="no complete result"):
         leaderboard(run(torn), CARDS, METADATA)
 
 
 def test_a_subset_is_no_submission():
     done = run(result(CARDS[0], hits(10, 0.5)), subset={"queries": 10})
-    with pytest.raises(EvaluationDataError, match="subset"):
+    with pytest.raises(DataError, match="subset"):
         leaderboard(done, CARDS, METADATA)
 
 
 def test_another_number_of_queries_is_refused():
-    with pytest.raises(EvaluationDataError, match=r"image\.cls\.num_data: Input should be 10"):
+    with pytest.raises(DataError, match=r"image\.cls\.num_data: Input should be 10"):
         leaderboard(run(result(CARDS[0], hits(9, 1.0))), CARDS, METADATA)
 
 
@@ -120,13 +120,13 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 )
 def test_what_breaks_the_schema_is_refused(path: str, value: Any):
     validate_leaderboard(good(), CARDS)
-    with pytest.raises(EvaluationDataError, match="not a leaderboard file"):
+    with pytest.raises(DataError, match="not a leaderboard file"):
         validate_leaderboard(changed(path, value), CARDS)
 
 
 @pytest.mark.parametrize("content", [[], None, "scores", {"acc": 0.5}])
 def test_what_is_no_such_file_at_all_is_refused(content: Any):
-    with pytest.raises(EvaluationDataError, match="not a leaderboard file"):
+    with pytest.raises(DataError, match="not a leaderboard file"):
         validate_leaderboard(content, CARDS)
 
 
@@ -155,5 +155,5 @@ def test_metadata_come_from_options_as_text():
 
 def test_pairs_are_no_part_of_it():
     judged = replace(result(CARDS[0], hits(10, 0.5)), metrics={"official": {"spearman": 0.5}})
-    with pytest.raises(EvaluationDataError, match="26 values"):
+    with pytest.raises(DataError, match="26 values"):
         leaderboard(run(judged), CARDS, METADATA)

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.metrics import COUNTS, METRICS
 from mmembed.evaluation.official_files import (
     list_official,
@@ -117,24 +117,24 @@ def test_lines_that_do_not_fit_are_refused(tmp_path, lines, message):
     write_official(tmp_path, "toy", task(), QUERIES, DOCUMENTS)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "toy_info.jsonl").write_text(text)
-    with pytest.raises(EvaluationDataError, match=message):
+    with pytest.raises(DataError, match=message):
         read_official(tmp_path, "toy")
 
 
 def test_text_that_is_no_json_is_refused(tmp_path):
     write_official(tmp_path, "toy", task(), QUERIES, DOCUMENTS)
     (tmp_path / "toy_info.jsonl").write_text("{}x\n")
-    with pytest.raises(EvaluationDataError, match="line 1 is not JSON"):
+    with pytest.raises(DataError, match="line 1 is not JSON"):
         read_official(tmp_path, "toy")
 
 
 def test_a_folder_must_have_all_three_files(tmp_path):
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(EvaluationDataError, match="has no NAME_qry"):
+        with pytest.raises(DataError, match="has no NAME_qry"):
             list_official(folder)
     write_official(tmp_path, "toy", task(), QUERIES, DOCUMENTS)
     (tmp_path / "toy_tgt").unlink()
-    with pytest.raises(EvaluationDataError, match="lacks 'toy_tgt'"):
+    with pytest.raises(DataError, match="lacks 'toy_tgt'"):
         list_official(tmp_path)
 
 
@@ -147,11 +147,11 @@ def test_names_may_hold_what_some_take_for_the_end_of_a_line(tmp_path):
     path.write_text(text, "utf-8", newline="\n")
     assert list(read_official(tmp_path, "toy").task.queries) == ["q\u20280", "q\u20281", "q\u20282"]
     path.write_bytes(b"\xff\n")
-    with pytest.raises(EvaluationDataError, match="not UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         read_official(tmp_path, "toy")
 
 
 def test_a_name_stays_in_its_folder(tmp_path):
-    with pytest.raises(EvaluationDataError, match="cannot be the name of a task"):
+    with pytest.raises(DataError, match="cannot be the name of a task"):
         write_official(tmp_path / "in", "../toy", task(), QUERIES, DOCUMENTS)
     assert not list(tmp_path.iterdir())

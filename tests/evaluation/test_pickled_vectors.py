@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation import pickled_vectors
 from mmembed.evaluation.pickled_vectors import (
     read_array,
@@ -87,7 +87,7 @@ def without_frames(payload: bytes) -> bytes:
 def test_numbers_of_numpy_are_read_beside_arrays(tmp_path):
     path = tmp_path / "named"
     path.write_bytes(pickle.dumps({"a": np.float32(2.5)}))
-    with pytest.raises(EvaluationDataError, match="float under the name 'a'; expected a row"):
+    with pytest.raises(DataError, match="float under the name 'a'; expected a row"):
         read_named_rows(path)
 
 
@@ -105,7 +105,7 @@ def test_a_file_that_asks_for_a_command_is_refused_before_it_runs(
     path = tmp_path / "rows"
     path.write_bytes(pickle.dumps(found, protocol=protocol))
     for read in (read_array, read_named_rows):
-        with pytest.raises(EvaluationDataError, match=r"rows: asks for (posix|nt)\.system"):
+        with pytest.raises(DataError, match=r"rows: asks for (posix|nt)\.system"):
             read(path)
     assert not (tmp_path / "ran").exists()
     pickle.loads(path.read_bytes())  # it would have run
@@ -126,7 +126,7 @@ def test_a_file_that_asks_for_a_command_is_refused_before_it_runs(
 def test_any_other_name_is_refused(tmp_path, payload):
     path = tmp_path / "rows"
     path.write_bytes(payload)
-    with pytest.raises(EvaluationDataError, match=r"rows: (asks for|refers to)"):
+    with pytest.raises(DataError, match=r"rows: (asks for|refers to)"):
         read_array(path)
 
 
@@ -146,7 +146,7 @@ def test_any_other_name_is_refused(tmp_path, payload):
 def test_anything_but_a_matrix_of_floats_is_refused(tmp_path, found):
     path = tmp_path / "rows"
     path.write_bytes(pickle.dumps(found))
-    with pytest.raises(EvaluationDataError, match="rows"):
+    with pytest.raises(DataError, match="rows"):
         read_array(path)
 
 
@@ -156,7 +156,7 @@ def test_anything_but_a_matrix_of_floats_is_refused(tmp_path, found):
 def test_anything_but_rows_under_names_is_refused(tmp_path, found):
     path = tmp_path / "named"
     path.write_bytes(pickle.dumps(found))
-    with pytest.raises(EvaluationDataError, match="named"):
+    with pytest.raises(DataError, match="named"):
         read_named_rows(path)
 
 
@@ -168,7 +168,7 @@ def test_a_changed_byte_gives_an_array_or_a_refusal(tmp_path_factory, place, val
     path.write_bytes(payload)
     try:
         assert read_array(path).dtype == np.float32
-    except EvaluationDataError as error:
+    except DataError as error:
         assert "changed" in str(error)
 
 
@@ -185,7 +185,7 @@ def test_a_file_cannot_ask_for_memory_that_it_does_not_fill(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(EvaluationDataError, match="toy_qry is missing") as caught:
+    with pytest.raises(DataError, match="toy_qry is missing") as caught:
         read_array(tmp_path / "toy_qry")
     assert caught.value.missing == (str(tmp_path / "toy_qry"),)
 
@@ -196,6 +196,6 @@ def test_a_file_cannot_change_our_functions(tmp_path):
     payload = b"cnumpy._core.multiarray\n_reconstruct\n(N(V__doc__\nVchanged\ndtb."
     (tmp_path / "rows").write_bytes(payload)
     before = target.__doc__
-    with pytest.raises(EvaluationDataError, match="sets the state of what is no array"):
+    with pytest.raises(DataError, match="sets the state of what is no array"):
         read_array(tmp_path / "rows")
     assert target.__doc__ == before

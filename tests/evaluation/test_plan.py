@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.plan import Plan, make_plan
 from mmembed.tasks import LoadedTask, Profile, RetrievalTask, TaskCard
 from mmembed.types import Image, MultimodalInput, Page, Text, Video
@@ -159,5 +159,5 @@ def test_the_hash_of_a_plan_is_that_of_everything_that_decides_a_result() -> Non
 
 
 def test_a_file_that_cannot_be_read_is_named_with_its_item(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationDataError, match=r"t: query 'q': .*gone\.png.*not_found"):
+    with pytest.raises(DataError, match=r"t: query 'q': .*gone\.png.*not_found"):
         one(MultimodalInput((Image(tmp_path / "gone.png"),)))

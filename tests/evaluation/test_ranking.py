@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.ranking import (
     Candidates,
     chance_hit_rate,
@@ -153,13 +153,13 @@ def test_all_that_ties_at_the_last_place_takes_part():
 def test_rows_without_a_direction_are_refused_by_name():
     rows = np.eye(6, dtype=np.float32)
     rows[1, 0], rows[2], rows[3, 0], rows[4] = np.nan, 0, np.inf, rows[4] * 3
-    with pytest.raises(EvaluationDataError) as caught:
+    with pytest.raises(DataError) as caught:
         check_rows(rows, list("abcdef"), "toy: queries")
     assert str(caught.value) == (
         "toy: queries 'b', 'd': NaN or infinity; toy: queries 'c': zeros only; toy: queries 'e': "
         "not of unit length; such vectors are not ranked"
     )
-    with pytest.raises(EvaluationDataError, match=r"toy: 2 ids, but an array of shape \(6, 6\)"):
+    with pytest.raises(DataError, match=r"toy: 2 ids, but an array of shape \(6, 6\)"):
         check_rows(rows, ["a", "b"], "toy")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.results import (
     TIES,
     file_stem,
@@ -23,7 +23,7 @@ BAD_NAMES = ["", ".", "..", ".a", "a/b", "../a", "a\\b", "c:a", "a\0", "a\n", "a
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_name_that_cannot_be_that_of_a_file_is_refused(name: str, tmp_path: Path):
-    with pytest.raises(EvaluationDataError, match="cannot be the name of a task"):
+    with pytest.raises(DataError, match="cannot be the name of a task"):
         write_task_result(tmp_path / "out", result(name, [1.0]))
     assert not list(tmp_path.iterdir())
 
@@ -71,7 +71,7 @@ def damage(path: Path, **fields) -> None:
 def test_damage_is_an_error_that_names_the_file(tmp_path: Path, file: str, fields, said: str):
     run(tmp_path, result("a", [1.0, 0.0]))
     damage(tmp_path / file, **fields)
-    with pytest.raises(EvaluationDataError, match=said) as caught:
+    with pytest.raises(DataError, match=said) as caught:
         read_results(tmp_path, with_queries=True)
     assert file in str(caught.value)
 
@@ -80,14 +80,14 @@ def test_damage_is_an_error_that_names_the_file(tmp_path: Path, file: str, field
 def test_bytes_that_are_no_text_are_an_error_too(tmp_path: Path, file: str):
     run(tmp_path, result("a", [1.0]), model="m")
     (tmp_path / file).write_bytes(b"\xff\xfe")
-    with pytest.raises(EvaluationDataError, match="not UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         read_results(tmp_path, with_queries=True)
 
 
 def test_a_renamed_file_is_not_taken_for_another_task(tmp_path: Path):
     run(tmp_path, result("a", [1.0]))
     (tmp_path / "scores" / "a.json").rename(tmp_path / "scores" / "b.json")
-    with pytest.raises(EvaluationDataError, match="holds the result of 'a'"):
+    with pytest.raises(DataError, match="holds the result of 'a'"):
         read_results(tmp_path)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmembed.errors import ConfigError, EvaluationDataError, StoreError
+from mmembed.errors import ConfigError, DataError, StoreError
 from mmembed.evaluation.suites import Selection
 from mmembed.store.durable import lock_folder
 from tests.evaluation.fixture_suite import run, scores, write_data, write_suite
@@ -101,7 +101,7 @@ def test_scores_that_no_record_speaks_of_are_refused(suite: Path) -> None:
     with pytest.raises(ConfigError, match=r"clips\.json.*give another --out"):
         run(suite, "out")
     (folder / "run.json").write_text("{")
-    with pytest.raises(EvaluationDataError, match="is not JSON"):
+    with pytest.raises(DataError, match="is not JSON"):
         run(suite, "out")
 
 

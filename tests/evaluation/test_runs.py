@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmembed.errors import ConfigError, EvaluationDataError, StoreError
+from mmembed.errors import ConfigError, DataError, StoreError
 from mmembed.evaluation import runs
 from mmembed.evaluation.encode_worker import EncodeSpec, EncodeWorker
 from mmembed.evaluation.manifest import write_manifest
@@ -245,18 +245,18 @@ def test_other_data_than_those_prepared_are_refused(suite: Path, tmp_path: Path)
     os.utime(data / "pictures" / "p0.png")  # its date says nothing about its content
     run(suite, "out", plan=tmp_path / "plan")
     (data / "pictures" / "p0.png").write_bytes((data / "pictures" / "p1.png").read_bytes())
-    with pytest.raises(EvaluationDataError, match=r"(?s)labels has changed .contents of items"):
+    with pytest.raises(DataError, match=r"(?s)labels has changed .contents of items"):
         run(suite, "out", plan=tmp_path / "plan")
     (data / "pictures" / "p0.png").unlink()
-    with pytest.raises(EvaluationDataError, match="candidates 8 -> 7"):
+    with pytest.raises(DataError, match="candidates 8 -> 7"):
         run(suite, "out", plan=tmp_path / "plan")
-    with pytest.raises(EvaluationDataError, match=r"another profile .rzen instead of plain"):
+    with pytest.raises(DataError, match=r"another profile .rzen instead of plain"):
         run(suite, "other", plan=tmp_path / "plan", profile="rzen")
 
 
 def test_missing_files_make_a_score_partial_when_that_is_allowed(suite: Path) -> None:
     (suite.parent / "data" / "expected.txt").write_text("gone.png")
-    with pytest.raises(EvaluationDataError, match=r"pictures/gone\.png"):
+    with pytest.raises(DataError, match=r"pictures/gone\.png"):
         run(suite, "out")
     results = run(suite, "out", allow_missing=True)
     assert {n for n, result in results.tasks.items() if result.is_partial} == {"pictures", "labels"}
@@ -268,7 +268,7 @@ def test_tasks_of_which_nothing_is_left_are_refused_by_name(suite: Path) -> None
     for path in (data / "pictures").iterdir():
         path.unlink()
     (data / "expected.txt").write_text("p0.png")
-    with pytest.raises(EvaluationDataError, match="nothing is left of pictures, labels") as caught:
+    with pytest.raises(DataError, match="nothing is left of pictures, labels") as caught:
         run(suite, "out", allow_missing=True)
     assert caught.value.missing == ("pictures/p0.png",)
     text = Selection(modality=("text",))
@@ -301,7 +301,7 @@ def test_the_tasks_of_a_run_come_back_with_their_rows(suite: Path) -> None:
     (only,) = runs.stored_tasks(results.folder, suite=results.record["suite"], only=["pairs"])
     assert only[0].name == "pairs" and len(only[2]) == len(only[3]) == 4
     write_suite(suite, arguments={"words": 31})
-    with pytest.raises(EvaluationDataError, match="data of words are not those of the run"):
+    with pytest.raises(DataError, match="data of words are not those of the run"):
         list(runs.stored_tasks(results.folder, suite=results.record["suite"], only=["words"]))
 
 
@@ -357,7 +357,7 @@ def test_one_process_and_four_write_the_same_scores_of_a_model(
 
 
 def test_a_run_without_a_record_is_none(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationDataError, match=r"has no run\.json"):
+    with pytest.raises(DataError, match=r"has no run\.json"):
         list(runs.stored_tasks(tmp_path))
-    with pytest.raises(EvaluationDataError, match="has no results"):
+    with pytest.raises(DataError, match="has no results"):
         read_results(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.metrics import COUNTS, METRICS
 from mmembed.evaluation.results import TIES
 from mmembed.evaluation.scoring import check_task, score_retrieval, score_similarity
@@ -85,17 +85,17 @@ def test_grades_reach_the_metrics():
     ],
 )
 def test_labels_that_cannot_be_right_are_refused_by_name(task, message):
-    with pytest.raises(EvaluationDataError, match=message):
+    with pytest.raises(DataError, match=message):
         check_task(CARD, task)
-    with pytest.raises(EvaluationDataError, match=message):
+    with pytest.raises(DataError, match=message):
         score_retrieval(CARD, task, constant(len(task.queries)), constant(4))
 
 
 def test_a_metric_that_a_task_does_not_have_is_refused():
     card = replace(CARD, main_metric="spearman")
-    with pytest.raises(EvaluationDataError, match="toy: main metric 'spearman'; one of hit@1"):
+    with pytest.raises(DataError, match="toy: main metric 'spearman'; one of hit@1"):
         check_task(card, retrieval({"q": {"a": 1.0}}))
-    with pytest.raises(EvaluationDataError, match=r"'hit@1'; one of spearman$"):
+    with pytest.raises(DataError, match=r"'hit@1'; one of spearman$"):
         check_task(CARD, SimilarityTask("toy", {}, {}))
 
 
@@ -103,11 +103,11 @@ def test_vectors_that_cannot_be_ranked_are_refused_by_name():
     task = retrieval({"q": {"a": 1.0}})
     bad = constant(4)
     bad[2] = np.nan
-    with pytest.raises(EvaluationDataError, match="toy: documents 'c': NaN"):
+    with pytest.raises(DataError, match="toy: documents 'c': NaN"):
         score_retrieval(CARD, task, constant(1), bad)
-    with pytest.raises(EvaluationDataError, match="toy: queries 'q': zeros only"):
+    with pytest.raises(DataError, match="toy: queries 'q': zeros only"):
         score_retrieval(CARD, task, constant(1) * 0, constant(4))
-    with pytest.raises(EvaluationDataError, match="queries have 2 dimensions, documents 3"):
+    with pytest.raises(DataError, match="queries have 2 dimensions, documents 3"):
         score_retrieval(CARD, task, np.eye(2, dtype=np.float32)[:1], constant(4))
 
 
@@ -169,9 +169,9 @@ def test_pairs_are_judged_by_the_order_of_their_cosines():
     assert result.queries[3].value["docid"] == pytest.approx(np.cos(2.0))
     assert result.is_partial
     assert score_similarity(card, task, first, first).value() == 0.0
-    with pytest.raises(EvaluationDataError, match="at least two different gold scores"):
+    with pytest.raises(DataError, match="at least two different gold scores"):
         check_task(card, replace(task, scores=dict.fromkeys("abcd", 1.0)))
-    with pytest.raises(EvaluationDataError, match="pairs have no score: 'd'"):
+    with pytest.raises(DataError, match="pairs have no score: 'd'"):
         check_task(card, replace(task, scores=dict.fromkeys("abc", 1.0)))
-    with pytest.raises(EvaluationDataError, match="scores are not finite: 'b'"):
+    with pytest.raises(DataError, match="scores are not finite: 'b'"):
         check_task(card, replace(task, scores={**gold, "b": float("inf")}))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.calibration import calibrate, read_calibration
 from mmembed.evaluation.results import RunResults, TaskResult
 from mmembed.evaluation.subsets import Subset, subset_card, subset_task
@@ -154,13 +154,13 @@ def test_a_calibration_has_the_bias_and_the_agreement_of_every_mean() -> None:
 def test_runs_that_cannot_be_compared_are_refused(
     pairs: list[tuple[RunResults, RunResults]], message: str
 ) -> None:
-    with pytest.raises(EvaluationDataError, match=message):
+    with pytest.raises(DataError, match=message):
         calibrate(pairs)
 
 
 def test_a_calibration_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationDataError, match="is missing"):
+    with pytest.raises(DataError, match="is missing"):
         read_calibration(tmp_path / "gone.json")
     (tmp_path / "c.json").write_text('{"format": "other"}')
-    with pytest.raises(EvaluationDataError, match="no calibration of this version"):
+    with pytest.raises(DataError, match="no calibration of this version"):
         read_calibration(tmp_path / "c.json")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.profiles import dump_profile, load_profile, parse_profile, profile_sha256
 from mmembed.evaluation.suites import Selection, list_suites, load_suite
 from mmembed.tasks import Profile
@@ -77,11 +77,9 @@ def test_selections_keep_the_order_of_reports(tmp_path: Path) -> None:
 
 def test_a_suite_that_needs_data_says_which(tmp_path: Path) -> None:
     suite = load_suite(write_suite(tmp_path / "s.yaml"))
-    with pytest.raises(
-        EvaluationDataError, match=r"needs a data root .files of write_data., but no"
-    ):
+    with pytest.raises(DataError, match=r"needs a data root .files of write_data., but no"):
         suite.open()
-    with pytest.raises(EvaluationDataError, match="gone is no folder"):
+    with pytest.raises(DataError, match="gone is no folder"):
         suite.open(tmp_path / "gone")
 
 
@@ -89,7 +87,7 @@ def test_the_missing_files_of_all_tasks_are_listed_at_once(tmp_path: Path) -> No
     data = write_data(tmp_path / "data")
     (data / "expected.txt").write_text("p0.png " + " ".join(f"x{n}.png" for n in range(25)))
     suite = load_suite(write_suite(tmp_path / "s.yaml")).open(data)
-    with pytest.raises(EvaluationDataError) as caught:
+    with pytest.raises(DataError) as caught:
         suite.load_all()
     assert caught.value.missing == tuple(f"pictures/x{n}.png" for n in range(25))
     message = str(caught.value)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmembed.encoder.head import quantize
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.scoring import score_retrieval
 from mmembed.evaluation.sweeps import coarse_rows, dimensions_of, sweep
 from mmembed.tasks import LoadedTask, RetrievalTask, SimilarityTask
@@ -126,5 +126,5 @@ def test_what_cannot_be_cut_is_refused():
     of, loaded, queries, documents = stored("a")
     empty = documents.copy()
     empty[7, :16] = 0
-    with pytest.raises(EvaluationDataError, match="007"):
+    with pytest.raises(DataError, match="007"):
         sweep([(of, loaded, queries, unit(empty))], dimensions=[16], precisions=["float32"])

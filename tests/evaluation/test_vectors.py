@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmembed.errors import EvaluationDataError, StoreError
+from mmembed.errors import DataError, StoreError
 from mmembed.evaluation.example_tasks import HashingEncoder
 from mmembed.evaluation.vectors import StoredVectors, open_space, verify_store
 from mmembed.types import Image, MultimodalInput, Role
@@ -79,7 +79,7 @@ def test_models_share_a_folder_and_no_rows(tmp_path: Path) -> None:
 
 def test_nan_names_its_item_and_nothing_of_the_shard_is_kept(tmp_path: Path) -> None:
     vectors = StoredVectors(load_encoder("nan"), tmp_path)
-    with pytest.raises(EvaluationDataError, match=r"(?s)1 of 3 vectors.*item 1: it is not finite"):
+    with pytest.raises(DataError, match=r"(?s)1 of 3 vectors.*item 1: it is not finite"):
         vectors.ensure(ITEMS, "query")
     assert verify_store(tmp_path) == (0, [])
 
@@ -93,7 +93,7 @@ def test_nan_names_its_item_and_nothing_of_the_shard_is_kept(tmp_path: Path) -> 
     ],
 )
 def test_rows_that_are_no_float32_unit_vectors_are_refused(encoder: Scaled, message: str) -> None:
-    with pytest.raises(EvaluationDataError, match=message):
+    with pytest.raises(DataError, match=message):
         StoredVectors(encoder).ensure(ITEMS, "query")
 
 
@@ -102,7 +102,7 @@ def test_rounding_to_half_precision_is_no_reason_to_refuse() -> None:
 
 
 def test_an_item_that_the_model_refuses_is_named_with_its_file() -> None:
-    with pytest.raises(EvaluationDataError, match=r"item 2 \(p3\.png\): corrupt: it is torn"):
+    with pytest.raises(DataError, match=r"item 2 \(p3\.png\): corrupt: it is torn"):
         StoredVectors(load_encoder("picky")).ensure(ITEMS, "query")
 
 
@@ -116,7 +116,7 @@ def test_a_file_that_changes_while_it_is_encoded_gets_no_row(tmp_path: Path) -> 
             return rows
 
     vectors = StoredVectors(Swaps(), tmp_path / "store")
-    with pytest.raises(EvaluationDataError, match="has changed since"):
+    with pytest.raises(DataError, match="has changed since"):
         vectors.ensure([MultimodalInput((Image(path),))], "query")
     assert verify_store(tmp_path / "store") == (0, [])
 

@@ -45,7 +45,7 @@ def fetch(
     from mmembed.evaluation.mteb_runs.fetch import fetch as download
     from mmembed.evaluation.mteb_runs.fetch import plan_fetch
     from mmembed.evaluation.mteb_runs.metadata import MODALITIES
-    from mmembed.evaluation.preparation import shown_progress
+    from mmembed.progress import shown_progress
 
     if (benchmark is None) == (not tasks):
         raise ConfigError("give --benchmark or --tasks; `mmembed eval mteb --list` shows names")

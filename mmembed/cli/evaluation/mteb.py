@@ -247,7 +247,7 @@ def _run(
     judged: Any, chosen: Chosen, out: Path, *, again: bool, stop_on_error: bool
 ) -> list[MtebScore]:
     from mmembed.evaluation.mteb_runs.running import run_tasks
-    from mmembed.evaluation.preparation import shown_progress
+    from mmembed.progress import shown_progress
 
     with shown_progress(None, "judging", len(chosen.tasks), "tasks") as advance:
         return run_tasks(

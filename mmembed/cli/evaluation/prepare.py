@@ -18,7 +18,7 @@ from mmembed.cli.evaluation.options import (
     SuiteName,
     selection,
 )
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 
 __all__ = ["prepare"]
 
@@ -64,7 +64,7 @@ def prepare(
                 allow_missing=allow_missing,
                 hashes=hashes,
             )
-    except EvaluationDataError as error:
+    except DataError as error:
         if error.missing:
             listed = "".join(f"{name}\n" for name in error.missing)
             write_atomically(lists_missing, listed.encode("utf-8", "surrogateescape"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mmembed.cli.console import printable, say
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from mmembed.evaluation.reference_scores import Delta
@@ -174,9 +174,9 @@ def _summary(
 
 
 def _swept(run: RunResults, ties: _TIES, suite: str | None) -> Sweep | None:
-    from mmembed.evaluation.preparation import shown_progress
     from mmembed.evaluation.runs import stored_tasks
     from mmembed.evaluation.sweeps import sweep
+    from mmembed.progress import shown_progress
 
     with shown_progress(None, "scoring shorter vectors", len(run.tasks), "tasks") as advance:
 
@@ -270,7 +270,7 @@ def _opened(run: RunResults, suite: str | None, data_root: Path | None) -> OpenS
         profile = parse_profile(fields, where=f"{run.folder}/run.json")
     try:
         return recorded_suite(str(named), suite).open(root, profile)
-    except EvaluationDataError as error:
+    except DataError as error:
         if data_root is not None:
             raise
         say(str(error).splitlines()[0])
@@ -279,7 +279,7 @@ def _opened(run: RunResults, suite: str | None, data_root: Path | None) -> OpenS
 
 def _loaded(run: RunResults, opened: OpenSuite) -> tuple[dict[str, LoadedTask], tuple[str, ...]]:
     """The tasks of the run that can be read again."""
-    from mmembed.evaluation.preparation import shown_progress
+    from mmembed.progress import shown_progress
 
     found, notes = {}, []
     names = [name for name in opened.cards if name in run.tasks]
@@ -287,7 +287,7 @@ def _loaded(run: RunResults, opened: OpenSuite) -> tuple[dict[str, LoadedTask], 
         for name in names:
             try:
                 found[name] = opened.load(name, allow_missing=True)
-            except (EvaluationDataError, OSError) as error:
+            except (DataError, OSError) as error:
                 why = str(error).splitlines()[0]
                 notes.append(f"{name} cannot be read again, its items are only ids: {why}")
             advance(1)

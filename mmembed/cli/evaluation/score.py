@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmembed.cli.console import printable, say
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from mmembed.evaluation.results import TaskResult, TiePolicy
@@ -60,9 +60,9 @@ def score(
       mmembed eval score --dir pages --main-metric ndcg_linear@5 --modality visdoc
     """
     from mmembed.evaluation.official_files import list_official, read_official, write_score
-    from mmembed.evaluation.preparation import shown_progress
     from mmembed.evaluation.results import TIES, write_task_result
     from mmembed.evaluation.scoring import score_retrieval
+    from mmembed.progress import shown_progress
     from mmembed.tasks import TaskCard
 
     if out is not None and (out / "run.json").exists():
@@ -97,7 +97,7 @@ def _cards(suite: str, folder: Path, names: Sequence[str]) -> Mapping[str, TaskC
     cards = load_suite(suite).open(folder).cards  # cards need no data
     unknown = [name for name in names if name not in cards]
     if unknown:
-        raise EvaluationDataError(
+        raise DataError(
             f"{folder} has data sets that suite {suite} does not have: {', '.join(unknown)}; move "
             "their files away, or leave --suite out"
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmembed.config.files import read_yaml
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.mteb_runs.library import load_datasets
 from mmembed.evaluation.mteb_runs.localize import (
     LocalData,
@@ -53,7 +53,7 @@ def plan_fetch(tasks: Iterable[Any]) -> list[Snapshot]:
     """What tasks need, each once, in the order of the tasks.
 
     Raises:
-        EvaluationDataError: a task whose data have no fixed revision.
+        DataError: a task whose data have no fixed revision.
     """
     needed: dict[str, list[Any]] = {}
     for task in tasks:
@@ -63,7 +63,7 @@ def plan_fetch(tasks: Iterable[Any]) -> list[Snapshot]:
     for users in needed.values():
         path, revision = users[0].dataset["path"], users[0].dataset.get("revision")
         if not revision or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
-            raise EvaluationDataError(
+            raise DataError(
                 f"{users[0].name}: {path}@{revision} is no repository at a fixed revision; "
                 "it cannot be fetched"
             )
@@ -99,7 +99,7 @@ def fetch(
         The map.
 
     Raises:
-        EvaluationDataError: a download left nothing behind.
+        DataError: a download left nothing behind.
     """
     output.mkdir(parents=True, exist_ok=True)
     path = output / MAP_NAME
@@ -110,7 +110,7 @@ def fetch(
             folder.mkdir(parents=True, exist_ok=True)
             download(snapshot, folder)
             if not any(folder.iterdir()):
-                raise EvaluationDataError(f"{snapshot.key}: nothing was downloaded to {folder}")
+                raise DataError(f"{snapshot.key}: nothing was downloaded to {folder}")
             entries[snapshot.key] = LocalData(
                 folder=snapshot.folder, sha256=folder_sha256(folder), has=what_it_has(folder)
             )

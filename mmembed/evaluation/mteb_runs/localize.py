@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mmembed.config.validation import StrictModel, validate
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.mteb_runs.library import load_datasets
 from mmembed.store.content import hash_file
 
@@ -78,19 +78,17 @@ def read_map(path: Path) -> DataMap:
     """A map from a file.
 
     Raises:
-        EvaluationDataError: no such file, or not JSON.
+        DataError: no such file, or not JSON.
         ConfigError: an unknown key or a wrong value.
     """
     try:
         fields = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise EvaluationDataError(
-            f"there is no map {path}; `mmembed eval fetch` makes one"
-        ) from None
+        raise DataError(f"there is no map {path}; `mmembed eval fetch` makes one") from None
     except ValueError as error:
-        raise EvaluationDataError(f"{path} is not JSON: {error}") from None
+        raise DataError(f"{path} is not JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise EvaluationDataError(f"{path} holds no JSON object")
+        raise DataError(f"{path} holds no JSON object")
     checked = validate(_MapFile, {"entries": fields}, where=str(path))
     return DataMap(path.parent, checked.entries)
 
@@ -126,7 +124,7 @@ def localize(
         digest: sha256 of a file.
 
     Raises:
-        EvaluationDataError: tasks without an entry (all of them), a folder that is not there or
+        DataError: tasks without an entry (all of them), a folder that is not there or
             whose content is another one.
     """
     listed = list(tasks)
@@ -134,7 +132,7 @@ def localize(
     absent = [f"{leaf.metadata.name} ({key})" for key, leaf in wanted.items()
               if key not in data.entries]  # fmt: skip
     if absent:
-        raise EvaluationDataError(
+        raise DataError(
             f"the map in {data.root} has no entry for {len(absent)} data sets; fetch them, or "
             f"leave the tasks out:\n  " + "\n  ".join(absent)
         )
@@ -146,10 +144,10 @@ def localize(
 def _check_folder(key: str, data: DataMap, digest: Callable[[Path], str]) -> None:
     folder, expected = data.folder(key), data.entries[key].sha256
     if not folder.is_dir():
-        raise EvaluationDataError(f"{key}: {folder} is no folder", missing=[str(folder)])
+        raise DataError(f"{key}: {folder} is no folder", missing=[str(folder)])
     found = None if expected is None else folder_sha256(folder, digest=digest)
     if found != expected:
-        raise EvaluationDataError(
+        raise DataError(
             f"{key}: the content of {folder} has sha256 {found}, the map says {expected}; fetch it "
             "again"
         )
@@ -180,7 +178,7 @@ def _check_loaded(task: Any, key: str, has: Sequence[Extra]) -> None:
     for extra in has:
         lacking = [place for place, split in _splits(task) if not _has(task, split, extra)]
         if lacking:
-            raise EvaluationDataError(
+            raise DataError(
                 f"{task.metadata.name}: {key} should have {extra}, but mteb loaded none for "
                 f"{', '.join(lacking)}; without it this would be another task. Look at the "
                 "configurations in the README of the snapshot"

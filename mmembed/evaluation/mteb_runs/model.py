@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmembed.baselines.item_encoder import ItemEncoder
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.mteb_runs.library import load_mteb
 from mmembed.evaluation.mteb_runs.metadata import model_meta
 from mmembed.evaluation.mteb_runs.prompts import Prompts, side_of
@@ -96,7 +96,7 @@ class MtebModel:
 
         Raises:
             ConfigError: another `precision` than float32; mteb's own quantisation is not ours.
-            EvaluationDataError: a row that cannot be encoded.
+            DataError: a row that cannot be encoded.
         """
         if kwargs.get("precision", "float32") != "float32":
             raise ConfigError(f"precision {kwargs['precision']!r}: this model gives float32")
@@ -146,11 +146,11 @@ class MtebModel:
         Of equal scores the larger id is kept, as in mteb and trec_eval.
 
         Raises:
-            EvaluationDataError: nothing was indexed, or `top_ranked` names a document that the
+            DataError: nothing was indexed, or `top_ranked` names a document that the
                 corpus does not have.
         """
         if self._corpus is None:
-            raise EvaluationDataError("search before index: there is no corpus")
+            raise DataError("search before index: there is no corpus")
         if self._theirs is not None:
             found: dict[str, dict[str, float]] = self._theirs.search(
                 queries,
@@ -260,7 +260,7 @@ def _pools(
     listed = {query: list(dict.fromkeys(top_ranked.get(query) or ())) for query in query_ids}
     unknown = sorted({name for pool in listed.values() for name in pool} - set(place_of))
     if unknown:
-        raise EvaluationDataError(
+        raise DataError(
             f"top_ranked names {len(unknown)} documents that the corpus does not have, such as "
             f"{unknown[0]!r}"
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmembed.encoder.reranker import Reranker
-from mmembed.errors import EvaluationDataError, InputError
+from mmembed.errors import DataError, InputError
 from mmembed.evaluation.mteb_runs.metadata import model_meta
 from mmembed.evaluation.mteb_runs.model import LocalTasks
 from mmembed.evaluation.mteb_runs.prompts import Prompts
@@ -56,7 +56,7 @@ class MtebReranker:
         """(N,) scores of query i with document i, float32.
 
         Raises:
-            EvaluationDataError: a pair that cannot be scored.
+            DataError: a pair that cannot be scored.
         """
         queries = self._items(inputs1, task_metadata, "query")
         documents = self._items(inputs2, task_metadata, "document")
@@ -75,7 +75,7 @@ class MtebReranker:
         try:
             found: np.ndarray = self.reranker.score(pairs, show_progress_bar=False)
         except InputError as error:
-            raise EvaluationDataError(f"a pair cannot be scored: {error}") from None
+            raise DataError(f"a pair cannot be scored: {error}") from None
         return found
 
     def _items(self, loader: Any, metadata: Any, side: Any) -> Iterator[MultimodalInput]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.mteb_runs.library import load_datasets
 from mmembed.sources import is_picture
 from mmembed.types import Image, ImageSource, MultimodalInput, Part, Text, Video
@@ -52,7 +52,7 @@ def item_of(row: Mapping[str, Any], instruction: str | None, num_frames: int) ->
         num_frames: of a clip, evenly spaced; all of them when it has fewer.
 
     Raises:
-        EvaluationDataError: a value that is none of the forms in which mteb has media.
+        DataError: a value that is none of the forms in which mteb has media.
     """
     parts: list[Part] = []
     if row.get("video") is not None:
@@ -79,7 +79,7 @@ def _video(value: Any, num_frames: int) -> Video:
         return Video(cast("Path | bytes", _file(value)), num_frames=num_frames)
     if isinstance(value, list | tuple):
         if not value:
-            raise EvaluationDataError("a row has a clip without frames")
+            raise DataError("a row has a clip without frames")
         frames = [value[place] for place in frame_places(len(value), num_frames)]
         return Video(tuple(map(_picture, frames)))
     if hasattr(value, "get_frames_at"):  # torchcodec's VideoDecoder
@@ -88,7 +88,7 @@ def _video(value: Any, num_frames: int) -> Video:
     if hasattr(value, "shape") and len(value.shape) == 4:
         places = frame_places(len(value), num_frames)
         return Video(_array_frames(value[places]))
-    raise EvaluationDataError(
+    raise DataError(
         f"a row's video is {type(value).__name__}; known are a file, its bytes, a list of "
         "pictures or paths, a (T, C, H, W) tensor and torchcodec's VideoDecoder"
     )
@@ -105,7 +105,7 @@ def _array_picture(value: Any) -> np.ndarray:
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
-        raise EvaluationDataError(
+        raise DataError(
             f"a picture is an array of {array.dtype} with shape {array.shape}; allowed are uint8 "
             "(height, width, channels) and (channels, height, width)"
         )
@@ -119,7 +119,7 @@ def _picture(value: Any) -> ImageSource:
         return _array_picture(value)
     if is_picture(value):
         return cast("ImageSource", value)
-    raise EvaluationDataError(
+    raise DataError(
         f"a row's image is {type(value).__name__}; known are a PIL image, a file, its bytes and "
         "a uint8 array"
     )
@@ -132,7 +132,7 @@ def _file(value: Any) -> ImageSource:
         if value.get("bytes") is not None:
             return bytes(value["bytes"])
         if path is None:
-            raise EvaluationDataError("a row's picture or clip has neither bytes nor a path")
+            raise DataError("a row's picture or clip has neither bytes nor a path")
         if not Path(path).is_file():  # inside an archive, or behind an address
             return cast("ImageSource", load_datasets().Image().decode_example(dict(value)))
         return Path(path)

@@ -44,7 +44,7 @@ def rank_window(
     """Rank (Q, D) against (M, D), or each query against its pool of places.
 
     Raises:
-        EvaluationDataError: rows that are no finite unit vectors.
+        DataError: rows that are no finite unit vectors.
     """
     check_rows(queries, [str(row) for row in range(len(queries))], "queries")
     check_rows(documents, ids, "documents")

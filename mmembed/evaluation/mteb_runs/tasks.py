@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.mteb_runs.library import load_datasets, load_mteb
 from mmembed.tasks import LoadedTask, RetrievalTask, TaskCard
 from mmembed.types import Image, MultimodalInput, Text, Video
@@ -102,7 +102,7 @@ def _task_class(card: TaskCard, load: Load, prefix: str) -> Any:
             return
         task = load(card.name).task
         if not isinstance(task, RetrievalTask):
-            raise EvaluationDataError(f"{card.name} is a {type(task).__name__}, no retrieval")
+            raise DataError(f"{card.name} is a {type(task).__name__}, no retrieval")
         found = _found(task)
         self.metadata = self.metadata.model_copy(update=found)
         # without a category mteb asks both sides for all modalities
@@ -198,7 +198,7 @@ def _split(card: TaskCard, task: RetrievalTask, *, with_text: bool) -> dict[str,
 def _grades(card: TaskCard, task: RetrievalTask, query: str) -> dict[str, int]:
     grades = {name: grade for name, grade in task.relevant.get(query, {}).items() if grade > 0}
     if any(grade != int(grade) for grade in grades.values()):
-        raise EvaluationDataError(
+        raise DataError(
             f"{card.name}: query {query!r} has a grade that is no whole number; mteb and trec_eval "
             "take whole ones only"
         )

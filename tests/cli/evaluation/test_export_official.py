@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from mmembed.cli.evaluation.export_official import export_official
 from mmembed.cli.evaluation.score import score
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation import runs
 from tests.evaluation.fixture_suite import LOADER, write_data, write_suite
 
@@ -63,12 +63,12 @@ def test_data_sets_that_a_suite_does_not_have_are_refused(suite, tmp_path):
     )
     for path in (tmp_path / "files").glob("words_*"):
         path.rename(path.with_name(path.name.replace("words", "others")))
-    with pytest.raises(EvaluationDataError, match="does not have: others; move their files away"):
+    with pytest.raises(DataError, match="does not have: others; move their files away"):
         command("score", "--dir", tmp_path / "files", "--suite", suite)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(EvaluationDataError, match=r"has no run\.json"):
+    with pytest.raises(DataError, match=r"has no run\.json"):
         command("export-official", "--out", tmp_path, "--to", tmp_path / "files")
 
 

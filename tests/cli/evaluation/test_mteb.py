@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 pytest.importorskip("mteb")
 
 from mmembed.cli.application import app
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.example_tasks import ExampleTasks
 from mmembed.evaluation.profiles import load_profile
 from mmembed.tasks import LoadedTask
@@ -133,7 +133,7 @@ def test_one_task_that_fails_ends_the_others_only_when_asked_for(
 ) -> None:
     def load(self: object, name: str, *, allow_missing: bool = False) -> LoadedTask:
         if name == names[0]:
-            raise EvaluationDataError("its files are gone")
+            raise DataError("its files are gone")
         return loaded(self, name)  # type: ignore[arg-type]
 
     names = [card.name for card in ExampleTasks(None, load_profile("plain")).cards()]

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from mmembed.cli.evaluation.score import score
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.official_files import write_official
 from mmembed.evaluation.results import read_results
 from mmembed.tasks import RetrievalTask
@@ -69,9 +69,9 @@ def test_files_hold_the_chosen_policy_and_what_a_report_reads(folder, tmp_path):
 def test_wrong_options_and_folders_are_refused(folder, tmp_path):
     with pytest.raises(ConfigError, match="--ties is 'lucky'; one of pessimistic"):
         run("--dir", folder, "--ties", "lucky")
-    with pytest.raises(EvaluationDataError, match="main metric 'accuracy'"):
+    with pytest.raises(DataError, match="main metric 'accuracy'"):
         run("--dir", folder, "--main-metric", "accuracy")
-    with pytest.raises(EvaluationDataError, match="has no NAME_qry"):
+    with pytest.raises(DataError, match="has no NAME_qry"):
         run("--dir", tmp_path)
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ConfigError, match="is the folder of a run"):

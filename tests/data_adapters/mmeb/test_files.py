@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_adapters.mmeb.files import MediaFiles, frame_indices, natural_key
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 
 REPO = "org/name"
 ROWS = [{"n": n, "text": f"line\u2028{n}\nnext"} for n in range(5)]
@@ -134,12 +134,12 @@ def test_a_readme_that_names_no_split_means_train(tmp_path: Path) -> None:
 
 def test_a_readme_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
     declared(tmp_path / REPO, "  - split: test\n    path: ../../x.jsonl")
-    with pytest.raises(EvaluationDataError, match="outside its folder"):
+    with pytest.raises(DataError, match="outside its folder"):
         MediaFiles(tmp_path).rows(REPO, "en", "test")
 
 
 def test_a_table_that_is_not_there_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationDataError) as caught:
+    with pytest.raises(DataError) as caught:
         MediaFiles(tmp_path).rows(REPO, "en", "test")
     message = str(caught.value)
     assert "org/name, configuration en, split test" in message
@@ -149,7 +149,7 @@ def test_a_table_that_is_not_there_says_what_was_looked_for(tmp_path: Path) -> N
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     shards(tmp_path / REPO / "en", "test", 3)
     (tmp_path / REPO / "en" / "test-00001-of-00003.parquet").unlink()
-    with pytest.raises(EvaluationDataError, match="are missing: test-00001-of-00003") as caught:
+    with pytest.raises(DataError, match="are missing: test-00001-of-00003") as caught:
         MediaFiles(tmp_path).rows(REPO, "en", "test")
     assert caught.value.missing == ("test-00001-of-00003.parquet",)
 
@@ -157,25 +157,25 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 def test_shards_of_two_downloads_are_not_mixed(tmp_path: Path) -> None:
     shards(tmp_path / REPO / "en", "test", 2)
     shards(tmp_path / REPO / "en", "test", 1)
-    with pytest.raises(EvaluationDataError, match="has the shards of two tables: test-00000"):
+    with pytest.raises(DataError, match="has the shards of two tables: test-00000"):
         MediaFiles(tmp_path).rows(REPO, "en", "test")
 
 
 @pytest.mark.parametrize("name", ["en.jsonl", "en.json", "en/test.parquet"])
 def test_a_pointer_in_place_of_a_file_says_how_to_get_it(tmp_path: Path, name: str) -> None:
     text(tmp_path / REPO / name, "version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(EvaluationDataError, match="git lfs pull"):
+    with pytest.raises(DataError, match="git lfs pull"):
         MediaFiles(tmp_path).rows(REPO, "en", "test")
 
 
 def test_text_in_another_encoding_and_states_that_list_nothing_are_refused(tmp_path: Path) -> None:
     (tmp_path / REPO).mkdir(parents=True)
     (tmp_path / REPO / "en.jsonl").write_bytes(b'{"a": "\xff"}\n')
-    with pytest.raises(EvaluationDataError, match=r"en\.jsonl: not UTF-8"):
+    with pytest.raises(DataError, match=r"en\.jsonl: not UTF-8"):
         MediaFiles(tmp_path).rows(REPO, "en", "test")
     for content in ("[]", "{}", '{"_data_files": [{}]}', "[" * 100_000):
         text(tmp_path / REPO / "en" / "state.json", content)
-        with pytest.raises(EvaluationDataError, match=r"state\.json"):
+        with pytest.raises(DataError, match=r"state\.json"):
             MediaFiles(tmp_path).rows(REPO, "en", "test")
 
 
@@ -193,16 +193,16 @@ def test_rows_of_a_large_table_come_a_few_at_a_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["test.parquet", "test.arrow"])
 def test_a_damaged_table_is_named(tmp_path: Path, name: str) -> None:
     text(tmp_path / REPO / "en" / name, "version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(EvaluationDataError, match=f"{name}: damaged, or not a table"):
+    with pytest.raises(DataError, match=f"{name}: damaged, or not a table"):
         MediaFiles(tmp_path).rows(REPO, "en", "test")
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     text(tmp_path / REPO / "en.jsonl", '{"a": 1}\n\n{"a": \n')
-    with pytest.raises(EvaluationDataError, match=r"en\.jsonl, line 3: not JSON"):
+    with pytest.raises(DataError, match=r"en\.jsonl, line 3: not JSON"):
         MediaFiles(tmp_path).rows(REPO, "en", "test")
     text(tmp_path / REPO / "en.jsonl", "[1]\n")
-    with pytest.raises(EvaluationDataError, match="expected a list of objects"):
+    with pytest.raises(DataError, match="expected a list of objects"):
         MediaFiles(tmp_path).rows(REPO, "en", "test")
 
 
@@ -211,7 +211,7 @@ def test_columns_are_chosen_and_missing_ones_are_named(tmp_path: Path, layout: s
     LAYOUTS[layout](tmp_path / REPO)
     media = MediaFiles(tmp_path)
     assert media.rows(REPO, "en", "test", columns=["n"]) == [{"n": n} for n in range(5)]
-    with pytest.raises(EvaluationDataError, match="row 0 has no label"):
+    with pytest.raises(DataError, match="row 0 has no label"):
         media.rows(REPO, "en", "test", columns=["n", "label"])
 
 
@@ -260,7 +260,7 @@ def test_missing_media_are_collected_once_each(tmp_path: Path) -> None:
         assert media.image("a/1.jpg", "b/1.jpg") is None
         assert media.frames("empty") == ()
     assert media.missing == ["a/1.jpg", "empty"]
-    with pytest.raises(EvaluationDataError, match=r"task: 2 media .*: a/1\.jpg, empty\.") as caught:
+    with pytest.raises(DataError, match=r"task: 2 media .*: a/1\.jpg, empty\.") as caught:
         media.raise_if_missing("task")
     assert caught.value.missing == ("a/1.jpg", "empty")
     MediaFiles(tmp_path).raise_if_missing("task")
@@ -273,7 +273,7 @@ def test_missing_media_are_collected_once_each(tmp_path: Path) -> None:
 def test_unsafe_paths_are_refused(tmp_path: Path, path: str) -> None:
     media = MediaFiles(tmp_path, allow_missing=True)
     for read in (media.image, media.frames):
-        with pytest.raises(EvaluationDataError, match="must be relative"):
+        with pytest.raises(DataError, match="must be relative"):
             read(path)
 
 
@@ -281,14 +281,14 @@ def test_unsafe_paths_are_refused(tmp_path: Path, path: str) -> None:
 def test_names_that_no_file_can_have_are_refused_or_missing(tmp_path: Path, name: str) -> None:
     media = MediaFiles(tmp_path)
     if "\0" in name:
-        with pytest.raises(EvaluationDataError):
+        with pytest.raises(DataError):
             media.image(name)
     else:
         assert media.image(name) is None
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationDataError, match="the folder of the data is not there"):
+    with pytest.raises(DataError, match="the folder of the data is not there"):
         MediaFiles(tmp_path / "no")
 
 

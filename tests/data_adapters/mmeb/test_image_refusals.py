@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from data_adapters.mmeb.suite import MMEB
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.profiles import load_profile
 from mmembed.tasks import Profile, RetrievalTask
 from tests.data_adapters.mmeb.image_rows import (
@@ -47,7 +47,7 @@ def test_missing_media_fail_with_the_whole_list(tmp_path: Path) -> None:
     for path in gone:
         (tmp_path / path).unlink()
     suite = MMEB(tmp_path, CLEAN, version="v1", check_counts=False)
-    with pytest.raises(EvaluationDataError, match=r"CIRR: 2 media .*query_2\.jpg") as caught:
+    with pytest.raises(DataError, match=r"CIRR: 2 media .*query_2\.jpg") as caught:
         suite.load("CIRR")
     assert sorted(caught.value.missing) == gone
 
@@ -69,7 +69,7 @@ def test_a_long_list_of_missing_media_is_cut_in_the_message_only(tmp_path: Path)
         tmp_path / "annotations/ziyjiang/MMEB_Test_Instruct/VOC2007/test-00000-of-00001.parquet",
         rows,
     )
-    with pytest.raises(EvaluationDataError, match=r"50 media .* and 30 more") as caught:
+    with pytest.raises(DataError, match=r"50 media .* and 30 more") as caught:
         load(tmp_path, "VOC2007")
     assert len(caught.value.missing) == 50
     assert str(caught.value).count(".jpg") == 20
@@ -93,19 +93,19 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, path: str) -> 
         rows,
     )
     suite = MMEB(tmp_path, CLEAN, version="v1", check_counts=False)
-    with pytest.raises(EvaluationDataError, match="must be relative and stay inside"):
+    with pytest.raises(DataError, match="must be relative and stay inside"):
         suite.load("VOC2007", allow_missing=True)
 
 
 def test_other_counts_than_those_of_the_card_are_refused(root: Path, tmp_path: Path) -> None:
     """EV-5."""
-    with pytest.raises(EvaluationDataError, match=r"VOC2007, row 0: 4 candidates, expected 20"):
+    with pytest.raises(DataError, match=r"VOC2007, row 0: 4 candidates, expected 20"):
         MMEB(root, CLEAN).load("VOC2007")
     rows = rows_of("HatefulMemes")
     for row in rows:
         row["tgt_text"], row["tgt_img_path"] = ["Yes", "No"], ["", ""]
     write_instruct(tmp_path, "HatefulMemes", rows)
-    with pytest.raises(EvaluationDataError, match=r"HatefulMemes .*: 5 queries, expected 1000"):
+    with pytest.raises(DataError, match=r"HatefulMemes .*: 5 queries, expected 1000"):
         MMEB(tmp_path, CLEAN).load("HatefulMemes")
 
 
@@ -116,12 +116,12 @@ def test_a_text_without_its_instruction_is_refused_in_the_older_form(tmp_path: P
         file,
         [{"qry_text": "What?", "qry_img_path": "a.jpg", "tgt_text": ["a"], "tgt_img_path": [""]}],
     )
-    with pytest.raises(EvaluationDataError, match="'What\\?' does not begin with 'Represent"):
+    with pytest.raises(DataError, match="'What\\?' does not begin with 'Represent"):
         load(tmp_path, "OK-VQA")
 
 
 def test_annotations_that_are_not_there_say_where_they_were_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationDataError, match=r"annotations/ziyjiang/MMEB_Test_Instruct.*hf d"):
+    with pytest.raises(DataError, match=r"annotations/ziyjiang/MMEB_Test_Instruct.*hf d"):
         load(tmp_path, "GQA")
 
 
@@ -129,10 +129,10 @@ def test_broken_rows_are_refused_with_their_number(tmp_path: Path) -> None:
     rows = rows_of("CIRR")
     rows[3]["tgt_img_path"] = rows[3]["tgt_img_path"][:2]
     write_instruct(tmp_path, "CIRR", rows)
-    with pytest.raises(EvaluationDataError, match="CIRR, row 3: 4 texts and 2 images"):
+    with pytest.raises(DataError, match="CIRR, row 3: 4 texts and 2 images"):
         load(tmp_path, "CIRR")
     write_instruct(tmp_path, "GQA", [{**rows_of("GQA")[0], "tgt_text": []}])
-    with pytest.raises(EvaluationDataError, match="GQA, row 0: 0 candidates"):
+    with pytest.raises(DataError, match="GQA, row 0: 0 candidates"):
         load(tmp_path, "GQA")
 
 
@@ -155,9 +155,7 @@ def test_a_broken_cell_is_named(tmp_path: Path, name: str, column: str, value: A
     rows = [{**rows[0], column: value}]
     folder = tmp_path / "annotations/ziyjiang/MMEB_Test_Instruct" / name
     write_table(folder / "test-00000-of-00001.parquet", rows)
-    with pytest.raises(
-        EvaluationDataError, match=f"^{name}, row 0, column '{column}': .*{message}"
-    ):
+    with pytest.raises(DataError, match=f"^{name}, row 0, column '{column}': .*{message}"):
         load(tmp_path, name)
 
 
@@ -169,7 +167,7 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path, form: str, column: 
     (file,) = tmp_path.rglob("*.parquet")
     rows = rows_of("CIRR") if form == "instruct" else merged_rows_of("CIRR")
     write_table(file, [{k: v for k, v in row.items() if k != column} for row in rows])
-    with pytest.raises(EvaluationDataError, match=f"^CIRR, row 0: no column '{column}'; found"):
+    with pytest.raises(DataError, match=f"^CIRR, row 0: no column '{column}'; found"):
         load(tmp_path, "CIRR", form=form)
 
 
@@ -180,7 +178,7 @@ def test_the_older_form_in_the_folder_of_the_newer_is_refused(tmp_path: Path) ->
     newer = tmp_path / "annotations/ziyjiang/MMEB_Test_Instruct"
     newer.parent.mkdir()
     older.rename(newer)
-    with pytest.raises(EvaluationDataError, match="OK-VQA, row 0: no column 'qry_inst'"):
+    with pytest.raises(DataError, match="OK-VQA, row 0: no column 'qry_inst'"):
         load(tmp_path, "OK-VQA")
 
 
@@ -191,9 +189,7 @@ def test_a_task_without_any_picture_is_refused_even_where_missing_ones_are_allow
         write_instruct(tmp_path, name)
         shutil.rmtree(tmp_path / "image-tasks")
         suite = MMEB(tmp_path, CLEAN, check_counts=False)
-        with pytest.raises(
-            EvaluationDataError, match=f"{name}: nothing is left to judge"
-        ) as caught:
+        with pytest.raises(DataError, match=f"{name}: nothing is left to judge") as caught:
             suite.load(name, allow_missing=True)
         assert caught.value.missing
 
@@ -205,5 +201,5 @@ def test_unknown_arguments_are_refused(root: Path) -> None:
         MMEB(root, CLEAN, form="old")
     with pytest.raises(ConfigError, match="task 'Imagenet'"):
         MMEB(root, CLEAN).load("Imagenet")
-    with pytest.raises(EvaluationDataError, match="no folder of data"):
+    with pytest.raises(DataError, match="no folder of data"):
         MMEB(None, CLEAN).load("GQA")

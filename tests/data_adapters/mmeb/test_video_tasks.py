@@ -12,7 +12,7 @@ import pytest
 
 from data_adapters.mmeb.catalog import load_entries
 from data_adapters.mmeb.suite import MMEB
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.profiles import load_profile
 from mmembed.inputs.prompt import Placeholder, UserText, load_template
 from mmembed.tasks import LoadedTask, Profile, RetrievalTask
@@ -184,7 +184,7 @@ def test_missing_frames_fail_with_their_names_or_make_the_task_partial(own_root,
     for path in folder.iterdir():  # the folder itself says that there is such a clip of a moment
         path.unlink()
     relative = str(folder.relative_to(own_root))
-    with pytest.raises(EvaluationDataError, match="allow missing") as caught:
+    with pytest.raises(DataError, match="allow missing") as caught:
         loaded(own_root, name)
     assert relative in str(caught.value)
     partial = loaded(own_root, name, allow_missing=True)
@@ -200,7 +200,7 @@ def test_missing_frames_fail_with_their_names_or_make_the_task_partial(own_root,
 
 def test_a_missing_query_picture_is_named(own_root):
     (own_root / FRAMES / "video_mret/MomentSeeker/query_ego_q2.jpg").unlink()
-    with pytest.raises(EvaluationDataError, match=r"MomentSeeker/query_ego_q2\.jpg"):
+    with pytest.raises(DataError, match=r"MomentSeeker/query_ego_q2\.jpg"):
         loaded(own_root, "MomentSeeker")
     partial = loaded(own_root, "MomentSeeker", allow_missing=True)
     assert set(partial.task.queries) == {"0", "1", "3", "4"}  # type: ignore[union-attr]
@@ -243,7 +243,7 @@ def test_a_video_without_a_positive_or_any_other_clip_was_unpacked_in_part(own_r
     """With one candidate every model would be right."""
     for name in gone:
         shutil.rmtree(own_root / FRAMES / "video_mret/Charades_STA/Ch_1" / name)
-    with pytest.raises(EvaluationDataError, match=r"Charades-STA: 1 media files .*Ch_1/"):
+    with pytest.raises(DataError, match=r"Charades-STA: 1 media files .*Ch_1/"):
         loaded(own_root, "Charades-STA")
     partial = loaded(own_root, "Charades-STA", allow_missing=True)
     assert partial.missing == (f"{FRAMES}/video_mret/Charades_STA/Ch_1/{missing}",)
@@ -253,7 +253,7 @@ def test_a_video_without_a_positive_or_any_other_clip_was_unpacked_in_part(own_r
 @pytest.mark.parametrize("name", TABLE)
 def test_a_task_without_any_media_is_refused_even_where_missing_ones_are_allowed(own_root, name):
     shutil.rmtree(own_root / FRAMES)
-    with pytest.raises(EvaluationDataError, match=f"{name}: nothing is left to judge") as caught:
+    with pytest.raises(DataError, match=f"{name}: nothing is left to judge") as caught:
         loaded(own_root, name, allow_missing=True)
     assert caught.value.missing and "unpacked" in str(caught.value)
 
@@ -279,7 +279,7 @@ def test_a_broken_cell_is_named(own_root, name, column, value, expected):
     rows[2][column] = value
     write_jsonl(file, rows)
     where = f"^{name}, row 2, column '{column}': found .*; expected {expected}"
-    with pytest.raises(EvaluationDataError, match=where) as caught:
+    with pytest.raises(DataError, match=where) as caught:
         loaded(own_root, name)
     assert len(str(caught.value)) < 400
 
@@ -288,7 +288,7 @@ def test_a_broken_cell_is_named(own_root, name, column, value, expected):
 def test_the_name_of_a_clip_leads_nowhere_else(own_root, path):
     rows = [{"video_id": path, "pos_text": "wave"}]
     write_jsonl(repository(own_root, "VLM2Vec/HMDB51") / "data" / "test.jsonl", rows)
-    with pytest.raises(EvaluationDataError, match=r"^HMDB51: "):
+    with pytest.raises(DataError, match=r"^HMDB51: "):
         loaded(own_root, "HMDB51", allow_missing=True)
 
 
@@ -328,14 +328,14 @@ def test_only_the_first_thousand_rows_are_judged(own_root):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_five_rows_are_refused_where_the_card_knows_the_number(root, name):
-    with pytest.raises(EvaluationDataError, match=f"5 queries, expected {TABLE[name][3]}"):
+    with pytest.raises(DataError, match=f"5 queries, expected {TABLE[name][3]}"):
         MMEB(root, LOADED["rzen"]).load(name)
 
 
 def test_an_unknown_label_is_refused(own_root):
     rows = [{"video_id": "clip_0", "pos_text": "breakfast"}]
     write_jsonl(repository(own_root, "VLM2Vec/HMDB51") / "data" / "test.jsonl", rows)
-    with pytest.raises(EvaluationDataError, match="'breakfast', which is none of the 51 labels"):
+    with pytest.raises(DataError, match="'breakfast', which is none of the 51 labels"):
         loaded(own_root, "HMDB51")
 
 
@@ -344,7 +344,7 @@ def test_an_answer_that_is_no_option_is_refused(own_root):
     rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
     rows[1]["answer"] = "nothing"
     path.write_text(json.dumps(rows), encoding="utf-8")
-    with pytest.raises(EvaluationDataError, match="action_sequence/1: the answer 'nothing'"):
+    with pytest.raises(DataError, match="action_sequence/1: the answer 'nothing'"):
         loaded(own_root, "MVBench")
 
 
@@ -354,20 +354,20 @@ def test_a_letter_that_no_option_has_is_refused(own_root, answer):
     (path,) = repository(own_root, "VLM2Vec/Video-MME").rglob("*.parquet")
     row = {"videoID": "v", "question": "?", "options": ["A. Yes", "B. No"], "answer": answer}
     write_parquet(path, [row])
-    with pytest.raises(EvaluationDataError, match="Video-MME: question 0: the answer"):
+    with pytest.raises(DataError, match="Video-MME: question 0: the answer"):
         loaded(own_root, "Video-MME")
 
 
 def test_a_column_that_is_not_there_is_named(own_root):
     path = repository(own_root, "VLM2Vec/UCF101") / "data" / "test.jsonl"
     path.write_text('{"id": "clip_0", "pos_text": "Biking"}\n', encoding="utf-8")
-    with pytest.raises(EvaluationDataError, match="has no video_id; it has id, pos_text"):
+    with pytest.raises(DataError, match="has no video_id; it has id, pos_text"):
         loaded(own_root, "UCF101")
 
 
 def test_a_profile_without_a_prompt_says_which_one_to_add(root):
     bare = replace(LOADED["rzen"], prompts={"DQ": "Find."})
-    with pytest.raises(EvaluationDataError, match=r"needs the prompt 'VQ'.*Add it"):
+    with pytest.raises(DataError, match=r"needs the prompt 'VQ'.*Add it"):
         loaded(root, "NExTQA", bare)
 
 

@@ -11,7 +11,7 @@ import pytest
 from data_adapters.mmeb import pages
 from data_adapters.mmeb.files import MediaFiles
 from data_adapters.mmeb.suite import MMEB
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 from mmembed.evaluation.profiles import load_profile
 from mmembed.tasks import LoadedTask, Profile, RetrievalTask
 from mmembed.types import Image, MultimodalInput
@@ -152,7 +152,7 @@ def test_an_empty_cell_is_a_missing_page(tmp_path, cell):
     rows = [dict(row) for row in tables(BY_NAME[name])["corpus"]]
     rows[2]["image"] = cell
     written(tmp_path, name, corpus=rows)
-    with pytest.raises(EvaluationDataError, match=r"visdoc-tasks/ViDoRe_docvqa/20\.png"):
+    with pytest.raises(DataError, match=r"visdoc-tasks/ViDoRe_docvqa/20\.png"):
         loaded(tmp_path, name)
 
 
@@ -164,7 +164,7 @@ def test_a_very_long_id_and_a_dangerous_one_are_no_other_error(tmp_path, name):
         queries = [{"query-id": "1", "query": "Who?"}]
         written(tmp_path, name, corpus=corpus, qrels=qrels, queries=queries)
         if "secret" in page:
-            with pytest.raises(EvaluationDataError, match=f"^{name}: .*must be relative"):
+            with pytest.raises(DataError, match=f"^{name}: .*must be relative"):
                 loaded(tmp_path, name)
         else:
             with_page = task(tmp_path, name).corpus[page]
@@ -176,7 +176,7 @@ def test_a_corpus_without_any_page_is_refused_even_where_missing_ones_are_allowe
     root, tmp_path, name
 ):
     shutil.copytree(repository(root, BY_NAME[name].repo), repository(tmp_path, BY_NAME[name].repo))
-    with pytest.raises(EvaluationDataError, match=f"^{name}: nothing is left to judge"):
+    with pytest.raises(DataError, match=f"^{name}: nothing is left to judge"):
         loaded(tmp_path, name, allow_missing=True)
 
 
@@ -196,7 +196,7 @@ def test_a_broken_cell_is_named(tmp_path, table, column, value, expected):
     rows[1][column] = value
     written(tmp_path, name, **{table: rows})
     where = rf"^{name} \({table}\), row 1, column '{column}': found .*; expected {expected}"
-    with pytest.raises(EvaluationDataError, match=where):
+    with pytest.raises(DataError, match=where):
         loaded(tmp_path, name)
 
 
@@ -208,7 +208,7 @@ def test_missing_pages_fail_with_their_names_or_make_the_task_partial(root, tmp_
     folder = entry.options["folders"][0]
     write_pages(here / folder, entry, page_ids(entry)[1:])
     relative = f"{folder}/{page_file(entry, page_ids(entry)[0])}"
-    with pytest.raises(EvaluationDataError, match="allow missing") as caught:
+    with pytest.raises(DataError, match="allow missing") as caught:
         loaded(here, name)
     assert relative in str(caught.value)
     partial = loaded(here, name, allow_missing=True)
@@ -230,7 +230,7 @@ def test_a_question_without_a_page_is_an_error(tmp_path):
     name = "ViDoRe_tatdqa"
     qrels = [row for row in tables(BY_NAME[name])["qrels"] if row["query-id"] != 3]
     written(tmp_path, name, qrels=[*qrels, {"query-id": 3, "corpus-id": 0, "score": 0}])
-    with pytest.raises(EvaluationDataError, match="query 3 has no relevant document"):
+    with pytest.raises(DataError, match="query 3 has no relevant document"):
         loaded(tmp_path, name)
 
 
@@ -238,7 +238,7 @@ def test_judgements_of_unknown_pages_are_an_error(tmp_path):
     name = "ViDoRe_syntheticDocQA_energy"
     qrels = [*tables(BY_NAME[name])["qrels"], {"query-id": 1, "corpus-id": 77, "score": 1}]
     written(tmp_path, name, qrels=qrels)
-    with pytest.raises(EvaluationDataError, match="not in the corpus: 77"):
+    with pytest.raises(DataError, match="not in the corpus: 77"):
         loaded(tmp_path, name)
 
 
@@ -247,7 +247,7 @@ def test_a_page_or_question_that_is_listed_twice_is_an_error(tmp_path, table):
     name = "ViDoRe_infovqa"
     rows = tables(BY_NAME[name])[table]
     written(tmp_path, name, **{table: [*rows, rows[0]]})
-    with pytest.raises(EvaluationDataError, match="listed twice: 0"):
+    with pytest.raises(DataError, match="listed twice: 0"):
         loaded(tmp_path, name)
 
 
@@ -275,7 +275,7 @@ def test_sets_that_share_their_pages_say_so(one, other):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_five_questions_are_refused_because_the_card_knows_the_number(root, name):
-    with pytest.raises(EvaluationDataError, match=f"5 queries, expected {TABLE[name][1]}"):
+    with pytest.raises(DataError, match=f"5 queries, expected {TABLE[name][1]}"):
         MMEB(root, RZEN).load(name)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.mteb_runs.fetch import Snapshot, fetch, plan_fetch
 from mmembed.evaluation.mteb_runs.localize import (
     DataMap,
@@ -60,7 +60,7 @@ def test_pools_of_a_snapshot_are_seen(encoder: CountingEncoder, tmp_path: Path) 
 def test_a_snapshot_without_what_the_map_promises_is_refused(extra: Any, tmp_path: Path) -> None:
     write_snapshot(tmp_path / "data")
     (task,) = localize([FolderTask()], data_map(tmp_path, has=(extra,)))
-    with offline(), pytest.raises(EvaluationDataError, match=f"should have {extra}") as caught:
+    with offline(), pytest.raises(DataError, match=f"should have {extra}") as caught:
         task.load_data()
     assert "default/test" in str(caught.value)
 
@@ -71,7 +71,7 @@ def test_changed_files_are_refused(tmp_path: Path) -> None:
     localize([FolderTask()], checked)
     with (tmp_path / "data" / "README.md").open("a") as file:
         file.write("more\n")
-    with pytest.raises(EvaluationDataError, match="sha256"):
+    with pytest.raises(DataError, match="sha256"):
         localize([FolderTask()], checked)
 
 
@@ -87,10 +87,10 @@ def test_a_hash_of_a_folder_names_paths_and_content_and_no_download_files(tmp_pa
 
 
 def test_data_sets_that_the_map_lacks_are_all_listed(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationDataError) as caught:
+    with pytest.raises(DataError) as caught:
         localize([FolderTask(), text_task()], DataMap(tmp_path, {}))
     assert KEY in str(caught.value) and "nowhere/at-all@1" in str(caught.value)
-    with pytest.raises(EvaluationDataError, match="is no folder"):
+    with pytest.raises(DataError, match="is no folder"):
         localize([FolderTask()], data_map(tmp_path))
 
 
@@ -165,9 +165,9 @@ def test_a_fetch_that_is_cut_goes_on_with_what_is_missing(tmp_path: Path) -> Non
 
 def test_a_download_of_nothing_is_refused(tmp_path: Path) -> None:
     plan = [Snapshot("test/data", "1", ("Some",))]
-    with pytest.raises(EvaluationDataError, match="nothing was downloaded"):
+    with pytest.raises(DataError, match="nothing was downloaded"):
         fetch(plan, tmp_path, download=lambda snapshot, folder: None)
-    with pytest.raises(EvaluationDataError, match="no repository"):
+    with pytest.raises(DataError, match="no repository"):
         (task,) = localize([FolderTask()], _anywhere(tmp_path))
         plan_fetch([task])
 
@@ -180,9 +180,9 @@ def _anywhere(tmp_path: Path) -> DataMap:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (None, EvaluationDataError, "mmembed eval fetch"),
-        ("{", EvaluationDataError, "not JSON"),
-        ("[]", EvaluationDataError, "no JSON object"),
+        (None, DataError, "mmembed eval fetch"),
+        ("{", DataError, "not JSON"),
+        ("[]", DataError, "no JSON object"),
         ('{"a@1": {"folders": "x"}}', ConfigError, "folder"),
         ('{"a@1": {"folder": "x", "has": ["pools"]}}', ConfigError, "top_ranked"),
     ],

@@ -14,7 +14,7 @@ import pytest
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.models_protocols import EncoderProtocol, SearchProtocol
 
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.mteb_runs.model import mteb_model
 from mmembed.evaluation.mteb_runs.prompts import Prompts
 from mmembed.evaluation.mteb_runs.running import run_tasks
@@ -295,10 +295,10 @@ def test_search_needs_an_index_and_a_corpus_that_has_the_candidates(
         "encode_kwargs": {},
     }  # fmt: skip
     model = mteb_model(encoder)
-    with pytest.raises(EvaluationDataError, match="search before index"):
+    with pytest.raises(DataError, match="search before index"):
         model.search(split["queries"], top_k=3, **shared)
     model.index(split["corpus"], **shared)
-    with pytest.raises(EvaluationDataError, match="'nowhere'"):
+    with pytest.raises(DataError, match="'nowhere'"):
         model.search(split["queries"], top_k=3, top_ranked={"q0": ["nowhere"]}, **shared)
     with pytest.raises(ConfigError, match="float32"):
         model.encode((), task_metadata=task.metadata, hf_split="", hf_subset="", precision="int8")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmembed.errors import ConfigError, EvaluationDataError
+from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.mteb_runs.model import mteb_model
 from mmembed.evaluation.mteb_runs.running import run_tasks
 from mmembed.evaluation.mteb_runs.tasks import local_tasks, main_score
@@ -232,9 +232,9 @@ def test_what_mteb_cannot_judge_is_refused() -> None:
     task = RetrievalTask("Half", {"q": item("a")}, {"d": item("b")}, {"q": {"d": 0.5}})
     card = TaskCard("Half", "text", "any", "hit@1", "made up")
     (half,) = local_tasks([card], lambda name: LoadedTask(task)).tasks
-    with pytest.raises(EvaluationDataError, match="no whole number"):
+    with pytest.raises(DataError, match="no whole number"):
         half.load_data()
     pairs = SimilarityTask("Pairs", {}, {})
     (wrong,) = local_tasks([card], lambda name: LoadedTask(pairs)).tasks
-    with pytest.raises(EvaluationDataError, match="SimilarityTask, no retrieval"):
+    with pytest.raises(DataError, match="SimilarityTask, no retrieval"):
         wrong.load_data()

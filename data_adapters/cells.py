@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmembed.errors import EvaluationDataError
+from mmembed.errors import DataError
 
 __all__ = [
     "CAPTION",
@@ -43,15 +43,15 @@ def check_row(task: str, number: int, row: Mapping[str, Any], kinds: Mapping[str
     """Refuse a row that lacks one of these columns, or holds something else in it.
 
     Raises:
-        EvaluationDataError: with the names of task and column and the number of the row.
+        DataError: with the names of task and column and the number of the row.
     """
     for column, kind in kinds.items():
         if column not in row:
-            raise EvaluationDataError(
+            raise DataError(
                 f"{task}, row {number}: no column {column!r}; found {', '.join(map(str, row))}"
             )
         if not kind.holds(row[column]):
-            raise EvaluationDataError(
+            raise DataError(
                 f"{task}, row {number}, column {column!r}: found {shortened(row[column])}; "
                 f"expected {kind.words}"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmembed.errors import InputError
-from mmembed.evaluation.html_report import Card
+from mmembed.html.page import Card
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.inputs.sizing import MediaBudget
 from mmembed.types import MultimodalInput, Text

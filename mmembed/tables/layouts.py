@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from mmembed.errors import EvaluationDataError, MissingDependencyError
+from mmembed.errors import DataError, MissingDependencyError
 
-__all__ = ["find_table", "read_rows"]
+__all__ = ["find_table", "read_rows", "repository_folders"]
 
 _SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
 # Rows and bytes read at a time: a row of a corpus may hold a page of a megabyte.
@@ -22,11 +22,23 @@ _POINTER = b"version https://git-lfs"
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(?:parquet|arrow)$")
 
 
+def repository_folders(root: Path, repo: str) -> list[Path]:
+    """Where the snapshot of a hub repository may lie below a folder of downloads, best first.
+
+    `root/owner/name`, `root/name`, or the hub's cache format with one snapshot.
+    """
+    owner, _, name = repo.rpartition("/")
+    folders = [root / repo, root / name]
+    snapshots = root / f"datasets--{owner}--{name}" / "snapshots"
+    found = sorted(snapshots.iterdir()) if snapshots.is_dir() else []
+    return [*dict.fromkeys(folders), *(found if len(found) == 1 else ())]
+
+
 def find_table(folder: Path, config: str, split: str) -> list[Path]:
     """The files of one split, in order; [] when there are none.
 
     Raises:
-        EvaluationDataError: some shards of a table are there and others are not.
+        DataError: some shards of a table are there and others are not.
     """
     if not folder.is_dir():
         return []
@@ -75,10 +87,10 @@ def _saved_to_disk(folder: Path) -> list[Path]:
     try:
         files = [folder / Path(entry["filename"]).name for entry in content["_data_files"]]
     except (KeyError, TypeError):
-        raise EvaluationDataError(f"{state} does not list the files of a saved dataset") from None
+        raise DataError(f"{state} does not list the files of a saved dataset") from None
     absent = [str(file) for file in files if not file.is_file()]
     if absent:
-        raise EvaluationDataError(f"{state} names files that are not there: {', '.join(absent)}")
+        raise DataError(f"{state} names files that are not there: {', '.join(absent)}")
     return files
 
 
@@ -99,7 +111,7 @@ def _declared(folder: Path, config: str, split: str) -> list[Path]:
         if name == config or (not config and (len(configs) == 1 or name == "default")):
             patterns = _patterns(entry.get("data_files"), split)
             if any(".." in pattern or pattern.startswith("/") for pattern in patterns):
-                raise EvaluationDataError(f"{readme} names files outside its folder: {patterns}")
+                raise DataError(f"{readme} names files outside its folder: {patterns}")
             return [file for pattern in patterns for file in _matching(folder, pattern)]
     return []
 
@@ -121,7 +133,7 @@ def _check_shards(files: Sequence[Path]) -> None:
     numbered = [(file, match) for file in files if (match := _SHARD.search(file.name))]
     totals = {(file.parent, file.name[: match.start()], match.group(2)) for file, match in numbered}
     if len({total[:2] for total in totals}) < len(totals):
-        raise EvaluationDataError(
+        raise DataError(
             f"{files[0].parent} has the shards of two tables: "
             f"{', '.join(file.name for file in files[:10])}. Delete those of the older download."
         )
@@ -131,7 +143,7 @@ def _check_shards(files: Sequence[Path]) -> None:
         wanted = [f"{stem}-{n:05}-of-{total:05}{file.suffix}" for n in range(total)]
         absent = [name for name in wanted if not (file.parent / name).is_file()]
         if absent:
-            raise EvaluationDataError(
+            raise DataError(
                 f"{file.parent}: shards of a table are missing: {', '.join(absent)}. Download it "
                 "again.",
                 missing=absent,
@@ -142,7 +154,7 @@ def read_rows(file: Path, columns: Sequence[str] | None = None) -> Iterator[dict
     """The rows of one file, with these columns or all, a few at a time.
 
     Raises:
-        EvaluationDataError: the file is damaged, or a column is not there.
+        DataError: the file is damaged, or a column is not there.
     """
     _check_content(file)
     rows = _json_rows(file) if file.suffix in (".jsonl", ".json") else _arrow_rows(file, columns)
@@ -156,12 +168,8 @@ def read_rows(file: Path, columns: Sequence[str] | None = None) -> Iterator[dict
         yield {column: row[column] for column in columns}
 
 
-def _no_column(
-    file: Path, number: int, absent: Sequence[str], found: Iterable[str]
-) -> EvaluationDataError:
-    return EvaluationDataError(
-        f"{file}: row {number} has no {', '.join(absent)}; it has {', '.join(found)}"
-    )
+def _no_column(file: Path, number: int, absent: Sequence[str], found: Iterable[str]) -> DataError:
+    return DataError(f"{file}: row {number} has no {', '.join(absent)}; it has {', '.join(found)}")
 
 
 def _check_content(file: Path) -> None:
@@ -169,9 +177,9 @@ def _check_content(file: Path) -> None:
         with file.open("rb") as opened:
             start = opened.read(len(_POINTER))
     except OSError as error:
-        raise EvaluationDataError(f"{file}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
     if start == _POINTER:
-        raise EvaluationDataError(
+        raise DataError(
             f"{file}: damaged, or not a table: it only points to its content in Git LFS. Run "
             "`git lfs pull` there, or download it with `hf download`."
         )
@@ -181,7 +189,7 @@ def _text_of(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise EvaluationDataError(f"{file}: not UTF-8: {error}") from None
+        raise DataError(f"{file}: not UTF-8: {error}") from None
 
 
 def _json_rows(file: Path) -> list[dict[str, Any]]:
@@ -193,7 +201,7 @@ def _json_rows(file: Path) -> list[dict[str, Any]]:
         lines = text.split("\n")
         rows = [_parse(file, line, n) for n, line in enumerate(lines, 1) if line.strip()]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise EvaluationDataError(f"{file}: expected a list of objects")
+        raise DataError(f"{file}: expected a list of objects")
     return rows
 
 
@@ -202,7 +210,7 @@ def _parse(file: Path, text: str, line: int | None = None) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         where = f"{file}, line {line}" if line else str(file)
-        raise EvaluationDataError(f"{where}: not JSON: {error}") from None
+        raise DataError(f"{where}: not JSON: {error}") from None
 
 
 def _arrow_rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
@@ -222,7 +230,7 @@ def _arrow_rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str,
                 for batch in stream:
                     yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise EvaluationDataError(
+        raise DataError(
             f"{file}: damaged, or not a table ({type(error).__name__}: {str(error)[:200]})"
         ) from None
 

@@ -1,4 +1,4 @@
-"""HTML elements that cannot forget to escape, and line charts as SVG; for `html_report.py`.
+"""HTML elements that cannot forget to escape, and line charts as SVG; for `page.py`.
 
 `element("td", "<b>")` is `<td>&lt;b&gt;</td>`: a child that is a plain `str` is text, only what
 `element` returned is markup. The output is HTML that an XML parser reads too.

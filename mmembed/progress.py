@@ -1,7 +1,8 @@
-"""One look for the progress bars of encoding and indexing, on stderr."""
+"""One look for all progress bars, on stderr."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["progress_bar"]
+__all__ = ["progress_bar", "shown_progress"]
 
 
 @contextmanager
@@ -41,4 +42,16 @@ def progress_bar(
             rate = f"{speed:.0f}/s" if speed else ""
             progress.update(task, rate=rate, report=report())
 
+        yield advance
+
+
+@contextmanager
+def shown_progress(
+    show: bool | None, label: str, total: int, unit: str
+) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error; None shows it to people only."""
+    if not (sys.stderr.isatty() if show is None else show):
+        yield lambda count: None
+        return
+    with progress_bar(label, total, unit=unit) as advance:
         yield advance

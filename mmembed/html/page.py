@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mmembed.evaluation.markup import Child, LineChart, Markup, Series, element, line_chart
+from mmembed.html.markup import Child, LineChart, Markup, Series, element, line_chart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ __all__ = [
     "write_report",
 ]
 
-_STYLE = Path(__file__).with_name("html_report.css")
+_STYLE = Path(__file__).with_name("page.css")
 
 Picture: TypeAlias = "np.ndarray | PILImage | bytes"
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from mmembed.evaluation.html_report import (
+from mmembed.html.markup import element, line_chart
+from mmembed.html.page import (
     Card,
     Example,
     Hit,
@@ -25,7 +26,6 @@ from mmembed.evaluation.html_report import (
     series_of_metrics,
     write_report,
 )
-from mmembed.evaluation.markup import element, line_chart
 
 HOSTILE = "<script>alert('1')</script> & \"quotes\" \x00 \ud800 </style>"
 
