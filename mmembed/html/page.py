@@ -31,6 +31,7 @@ __all__ = [
     "Score",
     "Series",
     "TaskResult",
+    "card_figure",
     "example_article",
     "matrix_table",
     "section",
@@ -286,7 +287,7 @@ def matrix_table(
 def example_article(example: Example) -> Markup:
     comment = element("p", example.comment, class_="muted") if example.comment else ""
     hits = [_hit(rank, hit) for rank, hit in enumerate(example.hits, start=1)]
-    query = element("div", _card(example.query), class_="query")
+    query = element("div", card_figure(example.query), class_="query")
     found = element("ol", hits, class_="hits")
     return element(
         "article", element("h3", example.title), element("div", query, found, class_="row"), comment
@@ -300,10 +301,12 @@ def _hit(rank: int, hit: Hit) -> Markup:
         sign = "\u2713" if hit.is_relevant else "\u2717"
         mark = element("span", sign, class_=f"mark {word}", role="img", aria_label=word)
     score = element("span", f"{rank}. ", f"{hit.score:.3f} ", mark, class_="score")
-    return element("li", _card(hit.card), score, class_="relevant" if hit.is_relevant else None)
+    return element(
+        "li", card_figure(hit.card), score, class_="relevant" if hit.is_relevant else None
+    )
 
 
-def _card(card: Card) -> Markup:
+def card_figure(card: Card) -> Markup:
     shown: list[Child] = []
     if card.pictures:
         alt = card.caption or ("clip" if len(card.pictures) > 1 else "picture")
