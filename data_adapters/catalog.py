@@ -3,6 +3,7 @@
 `cards/*.json` are lists under `entries`; `defaults` of a file hold what its entries share. An entry
 has the fields of `DatasetCard`, `family` (the module below `data_adapters` whose `load` reads its
 layout, such as `text.pairs`) and `options` (arguments of that `load`; users may override them).
+`folder` is where a download that is not on the hub belongs, if not under the name of the data set.
 
 A recipe names one data set as
 
@@ -38,6 +39,12 @@ class Entry:
     card: DatasetCard
     family: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
+
+    @property
+    def place(self) -> str:
+        """The folder of its files, below the root."""
+        return self.card.repo or self.folder or self.card.name
 
     @property
     def load(self) -> Callable[..., ExampleRows]:
@@ -65,14 +72,16 @@ _OF_CARD = {item.name: item for item in fields(DatasetCard)}
 
 
 def _entry(row: dict[str, Any], file: str) -> Entry:
-    unknown = sorted(set(row) - set(_OF_CARD) - {"family", "options"})
+    unknown = sorted(set(row) - set(_OF_CARD) - {"family", "options", "folder"})
     assert not unknown, f"{file}, {row.get('name')}: unknown keys {unknown}"
     values = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in row.items()
         if key in _OF_CARD
     }
-    return Entry(DatasetCard(**values), row["family"], row.get("options", {}))
+    return Entry(
+        DatasetCard(**values), row["family"], row.get("options", {}), row.get("folder", "")
+    )
 
 
 def find_entry(name: str) -> Entry:
@@ -87,6 +96,16 @@ def find_entry(name: str) -> Entry:
 
 class Catalog:
     """See `mmembed.datasets.DatasetCatalog`."""
+
+    adapter = "data_adapters.catalog:Dataset"
+
+    def place(self, name: str) -> str:
+        return find_entry(name).place
+
+    def options(self, name: str) -> Mapping[str, Any]:
+        entry = find_entry(name)
+        known = list(inspect.signature(entry.load).parameters.values())[2:]
+        return {option.name: entry.options.get(option.name, option.default) for option in known}
 
     def cards(self) -> Sequence[DatasetCard]:
         return tuple(entry.card for entry in load_entries().values())
@@ -120,7 +139,7 @@ class Dataset:
         self.name, self.task = entry.card.name, entry.card.task
         self.revision, self.license = entry.card.revision, entry.card.license
         self._rows = self._load(entry, Path(root), options)
-        for optional in ("document_ids", "sibling_key"):
+        for optional in ("document_ids", "sibling_key", "take"):
             if hasattr(self._rows, optional):
                 setattr(self, optional, getattr(self._rows, optional))
 
@@ -148,7 +167,7 @@ class Dataset:
                 f"data set {self.name!r}: {error}; its options are {', '.join(known) or '(none)'}"
             ) from None
         tried: list[str] = []
-        for folder in repository_folders(root, entry.card.repo or entry.card.name):
+        for folder in repository_folders(root, entry.place):
             if folder.is_dir():
                 return load(entry.card, folder, **given)
             tried.append(str(folder))

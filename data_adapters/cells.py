@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmembed.errors import DataError
+from mmembed.errors import DataError, InputError
 
 __all__ = [
     "CAPTION",
@@ -23,6 +23,7 @@ __all__ = [
     "TEXT",
     "TEXTS",
     "Kind",
+    "check_cells",
     "check_row",
     "is_safe",
     "shortened",
@@ -54,6 +55,24 @@ def check_row(task: str, number: int, row: Mapping[str, Any], kinds: Mapping[str
             raise DataError(
                 f"{task}, row {number}, column {column!r}: found {shortened(row[column])}; "
                 f"expected {kind.words}"
+            )
+
+
+def check_cells(row: Mapping[str, Any], kinds: Mapping[str, Kind], where: str) -> None:
+    """Refuse a row of training data that lacks one of these columns, or holds something else.
+
+    Raises:
+        InputError: `invalid_type`; the message begins with `where`.
+    """
+    for column, kind in kinds.items():
+        if column not in row:
+            found = ", ".join(map(str, row)) or "none"
+            raise InputError("invalid_type", f"{where}: no column {column!r}; found {found}")
+        if not kind.holds(row[column]):
+            raise InputError(
+                "invalid_type",
+                f"{where}, column {column!r}: found {shortened(row[column])}; "
+                f"expected {kind.words}",
             )
 
 

@@ -16,10 +16,10 @@ from data_adapters.cells import MAYBE_TEXT, MAYBE_TEXTS, check_row
 from data_adapters.mmeb.catalog import Entry
 from mmembed.errors import DataError
 
-__all__ = ["LEGACY_REPO", "instruct_row", "is_merged", "legacy_entry"]
+__all__ = ["LEGACY_REPO", "MARKER", "instruct_row", "is_merged", "legacy_entry", "split_merged"]
 
 LEGACY_REPO = "TIGER-Lab/MMEB-eval"
-_MARKER = "<|image_1|>"
+MARKER = "<|image_1|>"
 
 
 def legacy_entry(entry: Entry) -> Entry:
@@ -54,16 +54,26 @@ def instruct_row(entry: Entry, number: int, row: Mapping[str, Any]) -> dict[str,
     return {**new, "tgt_inst": instruction, "tgt_text": [text for _, text in pairs]}
 
 
-def _split(entry: Entry, number: int, merged: str, instructions: Sequence[str]) -> tuple[str, str]:
-    """Instruction, with the marker in front as in the newer form, and text."""
+def split_merged(merged: str, instructions: Sequence[str]) -> tuple[str, str] | None:
+    """Instruction, with the marker in front as in the newer form, and text.
+
+    Without `instructions` the whole string is the instruction. None: it begins with none of them.
+    """
     if not instructions:
         return merged, ""
-    plain = merged.replace(_MARKER, "").lstrip()
+    plain = merged.replace(MARKER, "").lstrip()
     lead = merged[: len(merged) - len(plain)] if merged.endswith(plain) else ""
     for instruction in instructions:
         if plain.startswith(instruction):
             text = plain[len(instruction) :].removeprefix(" ").rstrip("\n")
             return lead + instruction, text
+    return None
+
+
+def _split(entry: Entry, number: int, merged: str, instructions: Sequence[str]) -> tuple[str, str]:
+    found = split_merged(merged, instructions)
+    if found is not None:
+        return found
     raise DataError(
         f"{entry.card.name} ({LEGACY_REPO}), row {number}: {merged[:100]!r} does not begin with "
         f"{' or '.join(map(repr, instructions))}, so instruction and text cannot be told apart. "

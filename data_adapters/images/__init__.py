@@ -1,0 +1,1 @@
+"""Training data of pictures: one module for each published layout."""
