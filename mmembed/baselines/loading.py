@@ -22,6 +22,7 @@ KINDS = {
     "open_clip": "open_clip:ARCHITECTURE, open_clip:ARCHITECTURE:TAG, "
     "open_clip:ARCHITECTURE:weights.safetensors or open_clip:ARCHITECTURE:random",
     "sentence-transformers": "sentence-transformers:FOLDER",
+    "endpoint": "endpoint:URL#MODEL or endpoint:URL#MODEL#VARIABLE (which holds the key)",
 }
 
 
@@ -64,6 +65,10 @@ def load_model(
         from mmembed.baselines.sentence_transformers import SentenceTransformersModel
 
         return SentenceTransformersModel(rest, **options)
+    if kind == "endpoint":
+        from mmembed.baselines.endpoint import EndpointModel
+
+        return EndpointModel(rest)
     raise CheckpointError(
         f"model {name!r}: {kind!r} is no kind of model{did_you_mean(kind, KINDS)}; give a model "
         f"folder, a hub id 'owner/name', or: {'; '.join(KINDS.values())}"

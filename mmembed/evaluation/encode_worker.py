@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from mmembed.baselines.item_encoder import ItemEncoder
+from mmembed.baselines.stored_vectors import (
+    EncodeShard,
+    PlannedItem,
+    StoredVectors,
+    with_instruction,
+)
 from mmembed.errors import DataError, StoreError
-from mmembed.evaluation.plan import EncodeShard, PlannedItem, sides, with_instruction
+from mmembed.evaluation.plan import sides
 from mmembed.evaluation.profiles import parse_profile
 from mmembed.evaluation.references import resolve
 from mmembed.evaluation.suites import OpenSuite, load_suite
-from mmembed.evaluation.vectors import StoredVectors
 from mmembed.search.worker_protocol import ProcessSpec, Reply, serve
 from mmembed.store.file_hashes import FileHashes
 from mmembed.types import MultimodalInput

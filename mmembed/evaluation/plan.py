@@ -10,69 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mmembed.baselines.stored_vectors import (
+    EncodeShard,
+    PlannedItem,
+    cut_shards,
+    with_instruction,
+)
 from mmembed.errors import DataError, InputError
 from mmembed.store.content import Digest, content_key, hash_file
 from mmembed.tasks import EvaluationTask, LoadedTask, RetrievalTask, SimilarityTask, TaskCard
 from mmembed.types import MultimodalInput, Role, Text
 
-__all__ = [
-    "EncodeShard",
-    "Plan",
-    "PlannedItem",
-    "cut_shards",
-    "make_plan",
-    "media_files",
-    "sides",
-    "with_instruction",
-]
-
-# Most items of a shard by what is in them, in the order in which they are encoded: what takes long
-# comes first and in small shards, so that little is lost with a process.
-_SHARD_ITEMS = {"video": 32, "pdf": 64, "image": 256, "text": 2048}
+__all__ = ["Plan", "make_plan", "media_files", "sides"]
 
 # First and second rows of a task.
 _SIDES = {RetrievalTask: ("query", "document"), SimilarityTask: ("first", "second")}
-
-
-@dataclass(frozen=True)
-class PlannedItem:
-    """An item to encode, and where it was seen first.
-
-    Attributes:
-        task, side, id: `side` is `query`, `document`, `first` or `second`.
-        key: of the content, the role and the instruction.
-        item: with its instruction.
-    """
-
-    task: str
-    side: str
-    id: str
-    role: Role
-    key: str
-    item: MultimodalInput
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.side} {self.id!r} of {self.task}" if self.task else f"item {self.id}"
-
-
-@dataclass(frozen=True)
-class EncodeShard:
-    """Items that are encoded and committed together.
-
-    Attributes:
-        places: (task, side, id) of each key.
-    """
-
-    index: int
-    role: Role
-    keys: tuple[str, ...]
-    places: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -155,30 +111,6 @@ def sides(
         yield second, "query", task.instruction, {k: pair[1] for k, pair in task.pairs.items()}
 
 
-def with_instruction(item: MultimodalInput, instruction: str | None) -> MultimodalInput:
-    """The item with the task's instruction, unless it brings its own."""
-    if instruction is None or item.instruction is not None:
-        return item
-    return MultimodalInput(item.parts, instruction)
-
-
-def cut_shards(items: Sequence[PlannedItem]) -> list[EncodeShard]:
-    """Shards of one role and one kind of item, in the order of the items."""
-    groups: dict[tuple[str, Role], list[PlannedItem]] = {}
-    for item in items:
-        groups.setdefault((_kind(item.item), item.role), []).append(item)
-    shards: list[EncodeShard] = []
-    for kind, most in _SHARD_ITEMS.items():
-        for role in ("query", "document"):
-            group = groups.get((kind, role), [])
-            for begin in range(0, len(group), most):
-                part = group[begin : begin + most]
-                places = tuple((item.task, item.side, item.id) for item in part)
-                keys = tuple(item.key for item in part)
-                shards.append(EncodeShard(len(shards), role, keys, places))
-    return shards
-
-
 def media_files(task: EvaluationTask) -> dict[str, set[Path]]:
     """The distinct files of each kind (`image`, `frame`, `video`, `pdf`) that a task names."""
     found: dict[str, set[Path]] = {}
@@ -194,12 +126,6 @@ def media_files(task: EvaluationTask) -> dict[str, set[Path]]:
             elif isinstance(part.source, Path):
                 found.setdefault(kind, set()).add(part.source)
     return found
-
-
-def _kind(item: MultimodalInput) -> str:
-    """What decides how long it takes."""
-    kinds = item.modality.split("+")
-    return next(kind for kind in _SHARD_ITEMS if kind in kinds)
 
 
 def _key(item: MultimodalInput, role: Role, digest: Digest, where: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mmembed import __version__
+from mmembed.baselines.stored_vectors import EncodeShard, StoredVectors, open_space
 from mmembed.config.checkout import git_revision
 from mmembed.errors import ConfigError, DataError, StoreError
 from mmembed.evaluation.calibration import read_calibration
@@ -28,14 +29,14 @@ from mmembed.evaluation.encode_worker import (
 )
 from mmembed.evaluation.machine import default_threads, hardware, threads
 from mmembed.evaluation.manifest import write_manifest
-from mmembed.evaluation.plan import EncodeShard, Plan, make_plan
+from mmembed.evaluation.plan import Plan, make_plan
 from mmembed.evaluation.preparation import Prepared, hashes_file, prepare
 from mmembed.evaluation.profiles import dump_profile, parse_profile, profile_sha256
 from mmembed.evaluation.results import RunResults, TaskResult, read_results
 from mmembed.evaluation.run_folder import RunFolder, read_run_record
 from mmembed.evaluation.scoring import score_retrieval, score_similarity
 from mmembed.evaluation.suites import Selection, recorded_suite
-from mmembed.evaluation.vectors import StoredVectors, encode_plan, open_space
+from mmembed.evaluation.vectors import encode_plan
 from mmembed.progress import shown_progress
 from mmembed.search.processes import default_processes
 from mmembed.store.file_hashes import FileHashes

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from mmembed.baselines.stored_vectors import StoredVectors
 from mmembed.errors import DataError, MMEmbedError
 from mmembed.evaluation.aggregation import means
 from mmembed.evaluation.example_tasks import ExampleTasks, HashingEncoder
@@ -25,7 +26,6 @@ from mmembed.evaluation.results import TaskResult
 from mmembed.evaluation.runs import evaluate, run
 from mmembed.evaluation.scoring import score_retrieval
 from mmembed.evaluation.suites import list_suites, load_suite
-from mmembed.evaluation.vectors import StoredVectors
 from mmembed.tasks import Profile, RetrievalTask, TaskCard
 from mmembed.types import MultimodalInput, Role, Text
 

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmembed.baselines.stored_vectors import EncodeShard, StoredVectors
 from mmembed.errors import ConfigError, DataError, StoreError
 from mmembed.evaluation import runs
 from mmembed.evaluation.encode_worker import EncodeSpec, EncodeWorker
 from mmembed.evaluation.manifest import write_manifest
-from mmembed.evaluation.plan import EncodeShard
 from mmembed.evaluation.preparation import prepare
 from mmembed.evaluation.profiles import dump_profile, load_profile
 from mmembed.evaluation.results import read_results
 from mmembed.evaluation.suites import Selection
-from mmembed.evaluation.vectors import StoredVectors, verify_store
+from mmembed.evaluation.vectors import verify_store
 from mmembed.tasks import Profile, RetrievalTask
 from tests.evaluation.fixture_suite import (
     LOADER,

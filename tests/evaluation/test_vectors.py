@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmembed.baselines.stored_vectors import StoredVectors, open_space
 from mmembed.errors import DataError, StoreError
 from mmembed.evaluation.example_tasks import HashingEncoder
-from mmembed.evaluation.vectors import StoredVectors, open_space, verify_store
+from mmembed.evaluation.vectors import verify_store
 from mmembed.types import Image, MultimodalInput, Role
 from tests.evaluation.fixture_suite import load_encoder, text, write_data
 

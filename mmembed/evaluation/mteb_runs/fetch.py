@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mmembed.config.files import read_yaml
+from mmembed.data.hub import Hub
 from mmembed.errors import DataError
-from mmembed.evaluation.mteb_runs.library import load_datasets
 from mmembed.evaluation.mteb_runs.localize import (
     LocalData,
     folder_sha256,
@@ -74,12 +74,7 @@ def plan_fetch(tasks: Iterable[Any]) -> list[Snapshot]:
 
 def download_snapshot(snapshot: Snapshot, folder: Path) -> None:
     """All files of a repository, by the hub's own library, which goes on where it was cut."""
-    load_datasets()
-    from huggingface_hub import snapshot_download
-
-    snapshot_download(
-        snapshot.repo, repo_type="dataset", revision=snapshot.revision, local_dir=folder
-    )
+    Hub().download(snapshot.repo, snapshot.revision, folder)
 
 
 def fetch(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmembed.baselines.item_encoder import ItemEncoder
+from mmembed.baselines.stored_vectors import StoredVectors, with_instruction
 from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.mteb_runs.library import load_mteb
 from mmembed.evaluation.mteb_runs.metadata import model_meta
@@ -28,8 +29,6 @@ from mmembed.evaluation.mteb_runs.rows import (
     windows,
 )
 from mmembed.evaluation.mteb_runs.streaming import Best, rank_window
-from mmembed.evaluation.plan import with_instruction
-from mmembed.evaluation.vectors import StoredVectors
 from mmembed.tasks import RetrievalTask
 from mmembed.types import MultimodalInput, Role
 

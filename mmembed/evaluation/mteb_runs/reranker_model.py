@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from mmembed.baselines.stored_vectors import with_instruction
 from mmembed.encoder.reranker import Reranker
 from mmembed.errors import DataError, InputError
 from mmembed.evaluation.mteb_runs.metadata import model_meta
 from mmembed.evaluation.mteb_runs.model import LocalTasks
 from mmembed.evaluation.mteb_runs.prompts import Prompts
 from mmembed.evaluation.mteb_runs.rows import item_of, prefetched, rows_of, undecoded
-from mmembed.evaluation.plan import with_instruction
 from mmembed.types import MultimodalInput
 
 __all__ = ["MtebReranker", "mteb_reranker"]

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from data_adapters.mmeb.suite import MMEB
+from mmembed.baselines.stored_vectors import StoredVectors
 from mmembed.evaluation.mteb_runs.benchmarks import benchmark_names
 from mmembed.evaluation.mteb_runs.model import mteb_model
 from mmembed.evaluation.mteb_runs.running import run_tasks
 from mmembed.evaluation.mteb_runs.tasks import local_tasks, main_score
 from mmembed.evaluation.profiles import load_profile
 from mmembed.evaluation.scoring import score_retrieval
-from mmembed.evaluation.vectors import StoredVectors
 from mmembed.tasks import RetrievalTask
 from tests.data_adapters.mmeb.image_rows import SOURCES, write_instruct
 from tests.data_adapters.mmeb.video_data import write_video_data

@@ -14,11 +14,11 @@ import pytest
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.models_protocols import EncoderProtocol, SearchProtocol
 
+from mmembed.baselines.stored_vectors import StoredVectors
 from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.mteb_runs.model import mteb_model
 from mmembed.evaluation.mteb_runs.prompts import Prompts
 from mmembed.evaluation.mteb_runs.running import run_tasks
-from mmembed.evaluation.vectors import StoredVectors
 from mmembed.types import Image, Text, Video
 from tests.evaluation.mteb_runs.conftest import CountingEncoder
 from tests.evaluation.mteb_runs.mteb_data import (

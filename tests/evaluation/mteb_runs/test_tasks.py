@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmembed.baselines.stored_vectors import StoredVectors, with_instruction
 from mmembed.errors import ConfigError, DataError
 from mmembed.evaluation.mteb_runs.model import mteb_model
 from mmembed.evaluation.mteb_runs.running import run_tasks
 from mmembed.evaluation.mteb_runs.tasks import local_tasks, main_score
-from mmembed.evaluation.plan import sides, with_instruction
+from mmembed.evaluation.plan import sides
 from mmembed.evaluation.scoring import score_retrieval
-from mmembed.evaluation.vectors import StoredVectors
 from mmembed.tasks import LoadedTask, RetrievalTask, SimilarityTask, TaskCard
 from mmembed.types import Image, MultimodalInput, Page, Text, Video
 from tests.evaluation.mteb_runs.conftest import CountingEncoder

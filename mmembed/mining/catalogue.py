@@ -1,0 +1,371 @@
+"""What is mined: every distinct document once, and which of them each row must not get.
+
+    data sets, corpus files -> read_catalogue -> Catalogue -> vectors.py -> nearest.py
+
+One pass over the rows. Kept are numbers and names by content, neither items nor media.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mmembed.baselines.stored_vectors import with_instruction
+from mmembed.data.adapter import DatasetAdapter
+from mmembed.data.opening import OpenedDataset
+from mmembed.errors import ConfigError, InputError
+from mmembed.inputs.item_files import file_item, line_value, lines_of
+from mmembed.store.content import Digest, content_key
+from mmembed.types import ContrastiveExample, MultimodalInput
+
+__all__ = ["Catalogue", "Groups", "Rows", "read_catalogue"]
+
+_KEY_BYTES = 32
+_REMEMBERED = 256  # rows
+_NAMED = 100  # unusable rows of each data set
+
+
+class Groups:
+    """Members of numbered groups in two flat arrays."""
+
+    def __init__(self, groups: array[int], members: array[int]) -> None:
+        numbers = np.array(groups, dtype=np.int64)
+        order = np.argsort(numbers, kind="stable")
+        self._numbers = numbers[order]
+        self._members = np.array(members, dtype=np.int64)[order]
+
+    def of(self, group: int) -> np.ndarray:
+        begin, end = np.searchsorted(self._numbers, [group, group + 1])
+        return self._members[begin:end]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one data set, by number.
+
+    Attributes:
+        queries: (R,) number of the query; equal queries have equal numbers; -1: no usable row.
+        labels: (R,) number of the label, -1: none.
+        siblings: (R,) number of the whole that the row is from, -1: none.
+        positives: documents of each row, in order.
+        keys: of the queries, 32 bytes each, by which their vectors are found.
+        unusable: (what the row is called, why), the first of them.
+        num_unusable: all of them.
+    """
+
+    queries: np.ndarray
+    labels: np.ndarray
+    siblings: np.ndarray
+    positives: Groups
+    keys: bytearray
+    unusable: list[tuple[str, str]]
+    num_unusable: int
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @property
+    def usable(self) -> np.ndarray:
+        return np.flatnonzero(self.queries >= 0)
+
+    def key(self, row: int) -> str:
+        return self.keys[row * _KEY_BYTES : (row + 1) * _KEY_BYTES].hex()
+
+
+@dataclass
+class Catalogue:
+    """Documents by number, in the order of their first appearance.
+
+    Attributes:
+        opened: the data sets; `rows` has theirs.
+        labels: (N,) number of each document's label, -1: none.
+        label_names: data set and label of each number.
+        pools: documents of each data set, ascending, with those of the corpus files.
+    """
+
+    opened: Sequence[OpenedDataset]
+    corpus: Sequence[_CorpusFile]
+    rows: list[Rows]
+    labels: np.ndarray
+    label_names: list[tuple[int, str]]
+    pools: list[np.ndarray]
+    _places: np.ndarray  # (N, 3): source, row, slot
+    _numbers: dict[bytes, int]
+    _keys: bytearray
+    _of_query: Groups
+    _ids_of_query: Groups
+    _of_id: Groups
+    _of_sibling: Groups
+    _same_as_query: np.ndarray
+    _read: dict[tuple[int, int], ContrastiveExample] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def key(self, document: int) -> str:
+        """By which the vector of a document is found."""
+        return self._keys[document * _KEY_BYTES : (document + 1) * _KEY_BYTES].hex()
+
+    def number(self, item: MultimodalInput, digest: Digest) -> int | None:
+        """Of a document with this content."""
+        return self._numbers.get(_content(item, digest))
+
+    def item(self, document: int) -> MultimodalInput:
+        """The document, as the row has it in which it was seen first."""
+        source, row, slot = self._places[document].tolist()
+        if source >= len(self.opened):
+            return self.corpus[source - len(self.opened)].item(row)
+        example = self.example(source, row)
+        return (*example.positives, *example.hard_negatives)[slot]
+
+    def example(self, source: int, row: int) -> ContrastiveExample:
+        """A row; the last few that were read are remembered."""
+        found = self._read.get((source, row))
+        if found is None:
+            found = self.opened[source].adapter[row]
+            if len(self._read) >= _REMEMBERED:
+                self._read.clear()
+            self._read[source, row] = found
+        return found
+
+    def where(self, document: int) -> str:
+        """For people: the row in which the document was seen first."""
+        source, row, _ = self._places[document].tolist()
+        if source < len(self.opened):
+            return self.where_row(source, row)
+        file = self.corpus[source - len(self.opened)]
+        return f"{file.path}, line {file.numbers[row]}"
+
+    def where_row(self, source: int, row: int) -> str:
+        """For people."""
+        return _where(self.opened[source].adapter, self.opened[source].name, row)
+
+    def known(self, query: int) -> np.ndarray:
+        """Documents that are positives of a query, in whichever row, or are the query itself."""
+        found = [self._of_query.of(query)]
+        found += [self._of_id.of(number) for number in self._ids_of_query.of(query).tolist()]
+        same = self._same_as_query[query : query + 1]
+        return np.unique(np.concatenate([*found, same[same >= 0]]))
+
+    def siblings(self, sibling: int) -> np.ndarray:
+        """Positives of all rows from one whole."""
+        return np.unique(self._of_sibling.of(sibling))
+
+
+class _CorpusFile:
+    """A JSON-lines file of documents; a line is read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offsets, self.numbers = array("q"), array("q")
+        for number, offset, _ in lines_of(path):
+            self.offsets.append(offset)
+            self.numbers.append(number)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def item(self, row: int) -> MultimodalInput:
+        with self.path.open("rb") as file:
+            file.seek(self.offsets[row])
+            line = file.readline().decode("utf-8-sig")
+        number = self.numbers[row]
+        found = file_item(*line_value(line, number), folder=self.path.parent).item
+        if isinstance(found, InputError):
+            raise ConfigError(f"{self.path}, line {number}: {found}")
+        return found
+
+
+class _Reader:
+    """Gathers what `Catalogue` holds while rows go by."""
+
+    def __init__(
+        self, digest: Digest, query_instruction: str | None, document_instruction: str | None
+    ) -> None:
+        self.digest = digest
+        self.instructions = (query_instruction, document_instruction)
+        self.numbers: dict[bytes, int] = {}
+        self.keys = bytearray()
+        self.places = array("q")
+        self.labels = array("q")
+        self.queries: dict[str, int] = {}
+        self.query_contents: list[bytes] = []
+        self.names: dict[tuple[str, int, str], int] = {}  # of labels, ids and wholes
+        self.pairs: dict[str, tuple[array[int], array[int]]] = {
+            kind: (array("q"), array("q"))
+            for kind in ("query", "query_ids", "id", "sibling", "source")
+        }
+
+    def rows(self, source: int, opened: OpenedDataset, advance: Callable[[int], None]) -> Rows:
+        adapter = opened.adapter
+        sibling_key = getattr(adapter, "sibling_key", None)
+        queries, labels, siblings = array("q"), array("q"), array("q")
+        of_row = (array("q"), array("q"))
+        keys, unusable, count = bytearray(), list[tuple[str, str]](), 0
+        for row in range(len(adapter)):
+            advance(1)
+            query = label = sibling = -1
+            key = bytes(_KEY_BYTES)
+            try:
+                example = adapter[row]
+                if not example.positives:
+                    raise InputError("empty", "the row has no positive")
+                contents = self._contents(example)
+                asked = with_instruction(example.query, self.instructions[0])
+                name = content_key(asked, "query", digest=self.digest)
+                query = self._query(name, example.query)
+            except InputError as error:
+                count += 1
+                if len(unusable) < _NAMED:
+                    unusable.append((_where(adapter, opened.name, row), str(error)))
+            else:
+                key = bytes.fromhex(name)
+                label = self._named("label", source, example.label)
+                numbers = self._documents(source, row, example, contents, label)
+                for number in numbers[: len(example.positives)]:
+                    of_row[0].append(row)
+                    of_row[1].append(number)
+                    self._pair("query", query, number)
+                for number, positive_id in zip(numbers, example.positive_ids, strict=False):
+                    named = self._named("id", source, positive_id)
+                    self._pair("query_ids", query, named)
+                    self._pair("id", named, number)
+                whole = sibling_key(row) if sibling_key is not None else ""
+                if whole:
+                    sibling = self._named("sibling", source, whole)
+                    for number in numbers[: len(example.positives)]:
+                        self._pair("sibling", sibling, number)
+            queries.append(query)
+            labels.append(label)
+            siblings.append(sibling)
+            keys += key
+        return Rows(
+            np.array(queries, dtype=np.int64),
+            np.array(labels, dtype=np.int64),
+            np.array(siblings, dtype=np.int64),
+            Groups(*of_row),
+            keys,
+            unusable,
+            count,
+        )
+
+    def document(
+        self, item: MultimodalInput, content: bytes, place: tuple[int, int, int], label: int
+    ) -> int:
+        number = self.numbers.setdefault(content, len(self.numbers))
+        if number == len(self.labels):
+            asked = with_instruction(item, self.instructions[1])
+            key = content if asked.instruction is None else _key(asked, self.digest)
+            self.keys += key
+            self.places.extend(place)
+            self.labels.append(label)
+        elif self.labels[number] < 0:
+            self.labels[number] = label
+        return number
+
+    def _contents(self, example: ContrastiveExample) -> list[bytes]:
+        items = (*example.positives, *example.hard_negatives)
+        return [_content(item, self.digest) for item in items]
+
+    def _query(self, name: str, item: MultimodalInput) -> int:
+        number = self.queries.setdefault(name, len(self.queries))
+        if number == len(self.query_contents):
+            self.query_contents.append(_content(item, self.digest))
+        return number
+
+    def _documents(
+        self,
+        source: int,
+        row: int,
+        example: ContrastiveExample,
+        contents: Sequence[bytes],
+        label: int,
+    ) -> list[int]:
+        items = (*example.positives, *example.hard_negatives)
+        labels = [label] * len(example.positives)
+        labels += [self._named("label", source, each) for each in example.negative_labels]
+        labels += [-1] * (len(items) - len(labels))
+        numbers = [
+            self.document(item, content, (source, row, slot), labels[slot])
+            for slot, (item, content) in enumerate(zip(items, contents, strict=True))
+        ]
+        for number in numbers:
+            self._pair("source", source, number)
+        return numbers
+
+    def _named(self, kind: str, source: int, name: str | None) -> int:
+        return -1 if name is None else self.names.setdefault((kind, source, name), len(self.names))
+
+    def _pair(self, kind: str, group: int, member: int) -> None:
+        groups, members = self.pairs[kind]
+        groups.append(group)
+        members.append(member)
+
+
+def read_catalogue(
+    opened: Sequence[OpenedDataset],
+    *,
+    corpus: Iterable[str | Path] = (),
+    digest: Digest,
+    query_instruction: str | None = None,
+    document_instruction: str | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Catalogue:
+    """Read every row once. Rows that cannot be used are left out and named.
+
+    Raises:
+        ConfigError: a corpus file that cannot be read, or a line of it that is no item.
+    """
+    reader = _Reader(digest, query_instruction, document_instruction)
+    rows = [reader.rows(source, each, advance) for source, each in enumerate(opened)]
+    files = [_CorpusFile(Path(path)) for path in corpus]
+    extra = array("q")
+    for source, file in enumerate(files, len(opened)):
+        for row in range(len(file)):
+            item = file.item(row)
+            try:
+                content = _content(item, digest)
+            except InputError as error:
+                raise ConfigError(f"{file.path}, line {file.numbers[row]}: {error}") from None
+            extra.append(reader.document(item, content, (source, row, 0), -1))
+    pairs = {kind: Groups(*both) for kind, both in reader.pairs.items()}
+    more = np.array(extra, dtype=np.int64)
+    pools = [
+        np.unique(np.concatenate([pairs["source"].of(source), more]))
+        for source in range(len(opened))
+    ]
+    same = [reader.numbers.get(content, -1) for content in reader.query_contents]
+    return Catalogue(
+        opened=opened,
+        corpus=files,
+        rows=rows,
+        labels=np.array(reader.labels, dtype=np.int64),
+        label_names=[(source, name) for _, source, name in reader.names],
+        pools=pools,
+        _places=np.array(reader.places, dtype=np.int64).reshape(-1, 3),
+        _numbers=reader.numbers,
+        _keys=reader.keys,
+        _of_query=pairs["query"],
+        _ids_of_query=pairs["query_ids"],
+        _of_id=pairs["id"],
+        _of_sibling=pairs["sibling"],
+        _same_as_query=np.array(same, dtype=np.int64),
+    )
+
+
+def _where(adapter: DatasetAdapter, name: str, row: int) -> str:
+    where = getattr(adapter, "where", None)
+    return where(row) if where is not None else f"{name}, row {row}"
+
+
+def _content(item: MultimodalInput, digest: Digest) -> bytes:
+    """Names what an item says and shows, whatever its instruction."""
+    return _key(MultimodalInput(item.parts), digest)
+
+
+def _key(item: MultimodalInput, digest: Digest) -> bytes:
+    return bytes.fromhex(content_key(item, "document", digest=digest))
