@@ -18,6 +18,8 @@ from benchmarks.losses import loss_cases
 from benchmarks.measurement import Case
 from benchmarks.media import isolation_cases, page_cases, video_cases
 from benchmarks.peers import PEERS
+from benchmarks.rows import PEERS as ROW_PEERS
+from benchmarks.rows import row_cases
 from benchmarks.settings import Settings
 from benchmarks.training import train_cases
 
@@ -60,5 +62,6 @@ SUITES = {
     "train": Suite(train_cases, ("sentence-transformers",)),
     "loss": Suite(loss_cases, ("sentence-transformers", "dense")),
     "isolation": Suite(isolation_cases),
+    "data": Suite(row_cases, ROW_PEERS),
     "growth": Suite(growth_cases, notes=growth_notes),
 }

@@ -15,10 +15,13 @@ from typer.core import TyperGroup
 from mmembed import __version__
 from mmembed.cli.ablate import ablate
 from mmembed.cli.console import say
+from mmembed.cli.data.application import data
 from mmembed.cli.encode import encode
 from mmembed.cli.evaluation.application import evaluation
+from mmembed.cli.filter import filter_pairs
 from mmembed.cli.index import index
 from mmembed.cli.launch import launch
+from mmembed.cli.mine import mine
 from mmembed.cli.plan import plan
 from mmembed.cli.quickstart import quickstart
 from mmembed.cli.rank import rank
@@ -105,7 +108,10 @@ for _command in (
     index,
     search,
     ablate,
+    mine,
 ):
     app.command()(_command)
+app.command("filter")(filter_pairs)
 app.add_typer(recipe, name="recipe")
 app.add_typer(evaluation, name="eval")
+app.add_typer(data, name="data")

@@ -2,8 +2,9 @@
 
     load_recipe("tiny", overrides=["stages.1.steps=10"])
 
-Order: read the file, merge it over its `base:`, apply the overrides, merge `defaults:` under every
-stage, validate. Unknown keys are errors with the nearest known key.
+Order: read the file, put entries in the place of mixtures, merge it over its `base:`, apply the
+overrides, merge `defaults:` under every stage, validate. Unknown keys are errors with the nearest
+known key.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 
 import yaml
 
+from mmembed.config.mixtures import expand_data, expand_recipe
 from mmembed.config.recipe import Recipe
+from mmembed.config.stage import DataConfig
 from mmembed.config.validation import did_you_mean, merge, validate
 from mmembed.errors import ConfigError
 
@@ -24,6 +27,7 @@ __all__ = [
     "dump_recipe",
     "find_config",
     "list_configs",
+    "load_mixture",
     "load_recipe",
     "parse_recipe",
     "read_yaml",
@@ -154,11 +158,11 @@ def parse_recipe(
     Raises:
         ConfigError: see `load_recipe`.
     """
-    fields = _mapping(text, source)
+    fields = _expanded(_mapping(text, source), beside)
     base = fields.pop("base", None)
     if base is not None:
         base_path = find_config(str(base), beside=beside)
-        parent = _mapping(base_path.read_text(encoding="utf-8"), base_path.name)
+        parent = _expanded(_read_mapping(base_path), base_path.parent)
         if "base" in parent:
             raise ConfigError(
                 f"{source}: base {base_path.name} has a base itself; one level is allowed"
@@ -166,6 +170,8 @@ def parse_recipe(
         fields = merge(parent, fields)
     for override in overrides:
         _apply(fields, override)
+    if overrides:
+        fields = _expanded(fields, beside)  # they may name mixtures too
     defaults: dict[str, Any] = fields.pop("defaults", None) or {}
     if isinstance(fields.get("stages"), list):
         fields["stages"] = [_stage_over(defaults, stage) for stage in fields["stages"]]
@@ -174,11 +180,37 @@ def parse_recipe(
     return recipe
 
 
+def load_mixture(name_or_path: str | Path) -> tuple[DataConfig, ...]:
+    """The entries of a mixture file, those of mixtures that it takes in included.
+
+    Raises:
+        ConfigError: naming file, key, what was found and what is allowed.
+    """
+    path = _find_mixture(str(name_or_path), None)
+    data = expand_data(str(path), beside=None, find=_find_mixture, read=_read_mapping)
+    return tuple(
+        validate(DataConfig, entry, where=f"{path.name}, data.{number}")
+        for number, entry in enumerate(data)
+    )
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML that loads to an equal recipe without any other file."""
     return yaml.safe_dump(
         recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
     )
+
+
+def _find_mixture(name: str, beside: Path | None) -> Path:
+    return find_config(name, beside=beside, folder="data", kind="mixture")
+
+
+def _expanded(fields: Mapping[str, Any], beside: Path | None) -> dict[str, Any]:
+    return expand_recipe(fields, beside=beside, find=_find_mixture, read=_read_mapping)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    return _mapping(path.read_text(encoding="utf-8"), path.name)
 
 
 def _mapping(text: str, source: str) -> dict[str, Any]:

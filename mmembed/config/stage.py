@@ -5,16 +5,21 @@ Every knob's neutral value means "off".
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import Field, model_validator
 
 from mmembed.config.lora import LoraConfig
+from mmembed.config.mining import StageMiningConfig
 from mmembed.config.objective import LossConfig
-from mmembed.config.validation import StrictModel, merge
+from mmembed.config.validation import StrictModel, did_you_mean, merge
 from mmembed.types import Task
 
 __all__ = ["DataConfig", "SamplingConfig", "StageConfig", "TemperatureConfig"]
+
+
+Instruction: TypeAlias = str | Annotated[tuple[str, ...], Field(min_length=1)] | None
+LossName: TypeAlias = Annotated[str, Field(pattern=r"^[\w-]+$")]
 
 
 class DataConfig(StrictModel):
@@ -28,7 +33,12 @@ class DataConfig(StrictModel):
         cap: use at most this many rows, chosen by the seed.
         group: entries of one group share batches; each entry is its own group if None.
         temperature_group: rows share the learnt temperature of this name; the task if None.
-        query_instruction, document_instruction: for items that bring none themselves.
+        query_instruction, document_instruction: for items that bring none themselves. Of several
+            phrasings, one is drawn for each row in each epoch.
+        task: of the rows, in place of the adapter's own.
+        loss: which of the stage's `losses` trains these rows; the task if None.
+        share: multiplies the probability of the group under `sampling.exponent`; entries of one
+            group have one share.
     """
 
     adapter: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
@@ -38,16 +48,19 @@ class DataConfig(StrictModel):
     cap: int | None = Field(default=None, ge=1)
     group: str | None = None
     temperature_group: str | None = None
-    query_instruction: str | None = None
-    document_instruction: str | None = None
+    query_instruction: Instruction = None
+    document_instruction: Instruction = None
+    task: Task | None = None
+    loss: LossName | None = None
+    share: float = Field(default=1.0, gt=0)
 
 
 class SamplingConfig(StrictModel):
     """How often each group of the mixture gives the batch.
 
     Args:
-        exponent: a group is drawn with probability size^exponent / sum, size after caps and
-            weights; None = every row once in an epoch.
+        exponent: a group is drawn with probability share * size^exponent / sum, size after caps and
+            weights; 0 leaves the shares alone. None = every row once in an epoch.
         task_shares: share of the batches that groups of a task get together, e.g.
             `{retrieval: 0.72}`; tasks that are not named share the rest by size^exponent.
         sub_batch_size: a batch is made of sub-batches of so many rows, each of one group, from
@@ -110,9 +123,12 @@ class StageConfig(StrictModel):
             tower has seen: it sees each picture once while they fit. A run that is continued then
             repeats the straight one up to rounding. 0 = off.
         compile: compile the layers of both towers with torch.compile; the first steps are slow.
-        loss: of every task that `losses` does not name.
-        losses: by task of the batch, each a whole `LossConfig` merged over `loss`.
+        loss: of every batch that `losses` does not name.
+        losses: by task, or by the name that data have under `loss`; each a whole `LossConfig`
+            merged over `loss`.
         sampling: which group gives the next batch.
+        mining: hard negatives are mined for all data of the stage before its first step; stages
+            that follow each other mine anew. None = the rows have their own.
         lora: train low-rank updates; they are merged into the model folder.
         freeze: parts whose parameter names start so are not trained (`visual`, ...).
         save_every: steps between checkpoints; None = only the end.
@@ -147,8 +163,9 @@ class StageConfig(StrictModel):
     betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     loss: LossConfig = LossConfig()
-    losses: dict[Task, LossConfig] = Field(default_factory=dict)
+    losses: dict[LossName, LossConfig] = Field(default_factory=dict)
     sampling: SamplingConfig = SamplingConfig()
+    mining: StageMiningConfig | None = None
     lora: LoraConfig = LoraConfig()
     temperature: TemperatureConfig = TemperatureConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -197,8 +214,9 @@ class StageConfig(StrictModel):
         }
         return {**fields, "losses": merged}
 
-    def loss_of(self, task: Task) -> LossConfig:
-        return self.losses.get(task, self.loss)
+    def loss_of(self, key: str) -> LossConfig:
+        """By the task of a batch, or the name that its data have under `loss`."""
+        return self.losses.get(key, self.loss)
 
     def batch_size_of(self, task: Task) -> int:
         return self.batch_sizes.get(task, self.batch_size)
@@ -207,6 +225,35 @@ class StageConfig(StrictModel):
     def _one_length(self) -> StageConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, exactly one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _losses_are_named(self) -> StageConfig:
+        tasks = get_args(Task)
+        asked = dict.fromkeys(entry.loss for entry in self.data if entry.loss is not None)
+        known = [*tasks, *self.losses]
+        absent = next((name for name in asked if name not in known), None)
+        if absent is not None:
+            raise ValueError(
+                f"data ask for loss {absent!r}{did_you_mean(absent, known)}; losses has "
+                f"{', '.join(self.losses) or 'none'}, and tasks are {', '.join(tasks)}"
+            )
+        idle = next((name for name in self.losses if name not in (*tasks, *asked)), None)
+        if idle is not None:
+            guess = did_you_mean(idle, [*tasks, *asked])
+            raise ValueError(
+                f"losses.{idle} is no task{guess}, and no data have loss: {idle}; tasks are "
+                f"{', '.join(tasks)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shares_are_drawn(self) -> StageConfig:
+        if self.sampling.exponent is None and any(entry.share != 1 for entry in self.data):
+            raise ValueError(
+                "share of data needs sampling.exponent; without it every row comes once in an "
+                "epoch, and weight says how often"
+            )
         return self
 
     @model_validator(mode="after")

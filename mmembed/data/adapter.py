@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, get_args, runtime_checkable
 
 from mmembed.config.validation import did_you_mean
-from mmembed.errors import ConfigError
+from mmembed.errors import ConfigError, InputError
 from mmembed.types import ContrastiveExample, MultimodalInput, Task
 
-__all__ = ["DatasetAdapter", "check_adapter", "check_example", "resolve_adapter"]
+__all__ = [
+    "DatasetAdapter",
+    "check_adapter",
+    "check_example",
+    "first_row",
+    "problem_of",
+    "resolve_adapter",
+    "take",
+]
 
 
 @runtime_checkable
@@ -26,7 +34,9 @@ class DatasetAdapter(Protocol):
     The same index gives the same row in every process and every epoch; rows with equal
     `positive_ids` have the same document. An adapter whose rows are expensive to make may also
     have `document_ids(index) -> tuple[str, ...]`, the `positive_ids` of a row without the row:
-    batches are planned with it, else each row is read once more than it is trained on.
+    batches are planned with it, else each row is read once more than it is trained on. One that
+    reads many rows faster than one by one may have
+    `take(indices) -> list[ContrastiveExample | InputError]`.
     """
 
     name: str
@@ -74,8 +84,23 @@ def resolve_adapter(reference: str, arguments: Mapping[str, Any] | None = None) 
     return adapter
 
 
+def take(adapter: DatasetAdapter, indices: Sequence[int]) -> list[ContrastiveExample | InputError]:
+    """The row, or why it cannot be used, for each index."""
+    many = getattr(adapter, "take", None)
+    if many is not None:
+        taken: list[ContrastiveExample | InputError] = many(indices)
+        return taken
+    rows: list[ContrastiveExample | InputError] = []
+    for index in indices:
+        try:
+            rows.append(adapter[index])
+        except InputError as error:
+            rows.append(error)
+    return rows
+
+
 def check_adapter(adapter: Any, reference: str) -> None:
-    """Refuse an object that is no `DatasetAdapter`; reads its first row.
+    """Refuse an object that is no `DatasetAdapter`; reads its first row that can be used.
 
     Raises:
         ConfigError: naming the adapter and what is missing.
@@ -94,7 +119,28 @@ def check_adapter(adapter: Any, reference: str) -> None:
         )
     if len(adapter) == 0:
         raise ConfigError(f"adapter {reference!r} has no rows with these arguments")
-    check_example(adapter[0], f"adapter {reference!r}, row 0")
+    try:
+        check_example(first_row(adapter), f"adapter {reference!r}, its first row")
+    except InputError as error:
+        raise ConfigError(
+            f"adapter {reference!r} has no row that can be used; the first: {error.detail}"
+        ) from None
+
+
+def first_row(adapter: DatasetAdapter) -> ContrastiveExample:
+    """The first row that can be used.
+
+    Raises:
+        InputError: of the first row; there is no other.
+    """
+    first: InputError | None = None
+    for index in range(len(adapter)):
+        try:
+            return adapter[index]
+        except InputError as error:
+            first = first or error
+    assert first is not None, "an adapter without rows"
+    raise first
 
 
 def check_example(example: Any, where: str) -> None:
@@ -103,30 +149,38 @@ def check_example(example: Any, where: str) -> None:
     Raises:
         ConfigError: naming the row and what is wrong with it.
     """
+    problem = problem_of(example)
+    if problem is not None:
+        raise ConfigError(f"{where} {problem}")
+
+
+def problem_of(example: Any) -> str | None:
+    """Why a row cannot be trained on, to be read behind its place; None where it can."""
     if not isinstance(example, ContrastiveExample):
-        raise ConfigError(f"{where} is {type(example).__name__}; expected ContrastiveExample")
-    items = (example.query, *example.positives, *example.hard_negatives)
-    wrong = next((item for item in items if not isinstance(item, MultimodalInput)), None)
-    if wrong is not None:
-        raise ConfigError(
-            f"{where} holds {type(wrong).__name__} where MultimodalInput is expected; "
-            "use MultimodalInput.of(...)"
+        return f"is {type(example).__name__}; expected ContrastiveExample"
+    positives, hard_negatives = example.positives, example.hard_negatives
+    for item in (example.query, *positives, *hard_negatives):
+        if not isinstance(item, MultimodalInput):
+            return (
+                f"holds {type(item).__name__} where MultimodalInput is expected; "
+                "use MultimodalInput.of(...)"
+            )
+    if not positives:
+        return "has no positive"
+    if example.positive_ids and len(example.positive_ids) != len(positives):
+        return (
+            f"has {len(positives)} positives and {len(example.positive_ids)} positive_ids; give "
+            "one id each, or none"
         )
-    if not example.positives:
-        raise ConfigError(f"{where} has no positive")
-    if example.positive_ids and len(example.positive_ids) != len(example.positives):
-        raise ConfigError(
-            f"{where} has {len(example.positives)} positives and "
-            f"{len(example.positive_ids)} positive_ids; give one id each, or none"
-        )
-    num_documents = len(example.positives) + len(example.hard_negatives)
+    num_documents = len(positives) + len(hard_negatives)
     if example.scores is not None and len(example.scores) != num_documents:
-        raise ConfigError(
-            f"{where} has {num_documents} positives and hard negatives and "
-            f"{len(example.scores)} scores; give one each, or None"
+        return (
+            f"has {num_documents} positives and hard negatives and {len(example.scores)} scores; "
+            "give one each, or None"
         )
-    if example.negative_labels and len(example.negative_labels) != len(example.hard_negatives):
-        raise ConfigError(
-            f"{where} has {len(example.hard_negatives)} hard_negatives and "
-            f"{len(example.negative_labels)} negative_labels; give one each, or none"
+    if example.negative_labels and len(example.negative_labels) != len(hard_negatives):
+        return (
+            f"has {len(hard_negatives)} hard_negatives and {len(example.negative_labels)} "
+            "negative_labels; give one each, or none"
         )
+    return None

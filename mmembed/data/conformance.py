@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmembed.config.mining import MiningConfig
 from mmembed.config.objective import LossConfig
 from mmembed.config.recipe import ModelConfig, Recipe
 from mmembed.config.stage import StageConfig
+from mmembed.data.adapter import first_row
 from mmembed.data.mixture import Mixture, build_mixture
 from mmembed.data.sampler import BatchSampler, group_shares
 from mmembed.errors import ConfigError
@@ -53,6 +55,7 @@ class _Entry:
     """What the first row of one entry of a mixture has."""
 
     name: str
+    task: Task
     group: str
     temperature_group: str
     hard_negatives: int
@@ -105,13 +108,16 @@ def check_stage(stage: StageConfig, mixture: Mixture, *, width: int | None = Non
             not fit.
     """
     BatchSampler(mixture, stage.batch_size, stage.sampling, batch_sizes=stage.batch_sizes)
-    by_task: dict[Task, list[_Entry]] = defaultdict(list)
+    by_loss: dict[str, list[_Entry]] = defaultdict(list)
     for number, entry in enumerate(mixture.entries):
-        by_task[mixture.task(entry.group)].append(_entry(mixture, number))
+        mixture.share(entry.group)
+        by_loss[mixture.loss(entry.group)].append(_entry(mixture, number, stage.mining))
+    tasks = {each.task for entries in by_loss.values() for each in entries}
+    idle = (set(stage.losses) - set(by_loss)) | (set(stage.batch_sizes) - tasks)
     warnings = [
-        f"losses.{task} and its settings have no effect: no data has that task; there are "
-        f"{', '.join(sorted(by_task))}"
-        for task in sorted({*stage.losses, *stage.batch_sizes} - set(by_task))
+        f"losses.{name} and its settings have no effect: no data has that task; there are "
+        f"{', '.join(sorted({*by_loss, *tasks}))}"
+        for name in sorted(idle)
     ]
     if stage.sampling.exponent is not None:
         group_shares(
@@ -120,15 +126,16 @@ def check_stage(stage: StageConfig, mixture: Mixture, *, width: int | None = Non
             exponent=stage.sampling.exponent,
             task_shares={str(task): share for task, share in stage.sampling.task_shares.items()},
         )
-    for task, entries in by_task.items():
-        loss = stage.loss_of(task)
-        _refuse_dims(loss, task, width)
-        problem = next(_problems(loss, entries, stage.batch_size_of(task)), None)
+    for name, entries in by_loss.items():
+        loss = stage.loss_of(name)
+        _refuse_dims(loss, name, width)
+        batch_size = min(stage.batch_size_of(each.task) for each in entries)
+        problem = next(_problems(loss, entries, batch_size), None)
         if problem is not None:
-            raise ConfigError(f"{task}: {problem}")
-        warnings += [f"{task}: {each}" for each in _oddities(loss, entries)]
+            raise ConfigError(f"{name}: {problem}")
+        warnings += [f"{name}: {each}" for each in _oddities(loss, entries)]
         if loss.objective == "cosent":
-            _refuse_two_temperatures(stage, task, entries)
+            _refuse_two_temperatures(stage, name, entries)
     warnings += _small_groups(stage, mixture)
     warnings += _temperature(stage, mixture)
     return warnings
@@ -146,17 +153,19 @@ def width_of(model: ModelConfig) -> int | None:
     return width if isinstance(width, int) else None
 
 
-def _entry(mixture: Mixture, number: int) -> _Entry:
+def _entry(mixture: Mixture, number: int, mining: MiningConfig | None) -> _Entry:
     entry = mixture.entries[number]
-    example = entry.adapter[0]
+    example = first_row(entry.adapter)
+    mined = 0 if mining is None else mining.num_negatives
     return _Entry(
         name=entry.name,
+        task=mixture.task(entry.group),
         group=entry.group,
         temperature_group=entry.temperature_group,
-        hard_negatives=len(example.hard_negatives),
+        hard_negatives=mined or len(example.hard_negatives),
         label=example.label is not None,
         negative_labels=bool(example.negative_labels),
-        scores=example.scores is not None,
+        scores=example.scores is not None if mining is None else mining.scores != "none",
     )
 
 
@@ -301,7 +310,8 @@ def _summary(stage: StageConfig, mixture: Mixture) -> str:
         epochs = "1 epoch" if stage.epochs == 1 else f"{stage.epochs:g} epochs"
         length = f"{epochs} of about {batches:,} steps"
     sizes = list(dict.fromkeys(stage.batch_size_of(task) for task in tasks))
-    objectives = "; ".join(f"{task}: {_objective(stage.loss_of(task))}" for task in tasks)
+    losses = dict.fromkeys(mixture.loss(group) for group in mixture.groups)
+    objectives = "; ".join(f"{name}: {_objective(stage.loss_of(name))}" for name in losses)
     tuning = "" if stage.lora.rank is None else f"; LoRA rank {stage.lora.rank}"
     return (
         f"{length}, batches of {' or '.join(f'{size:,}' for size in sizes)}, {len(mixture):,} rows "

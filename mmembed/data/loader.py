@@ -157,19 +157,21 @@ class BatchLoader(Generic[Batch_co]):
         """One prepared row, or its InputError, for each index."""
         rows: dict[int, Any] = {}
         fresh: dict[int, TrainingRow] = {}
-        for index in indices:
+        unread: list[int] = []
+        for index in dict.fromkeys(indices):
             known = self._bad_rows.known(index) if self._bad_rows is not None else None
             rows[index] = self._cache.get(index) if known is None else known
             if rows[index] is None:
-                try:
-                    fresh[index] = self._mixture.row(index, epoch=epoch)
-                except InputError as error:
-                    rows[index] = error
+                unread.append(index)
+        for index, row in zip(unread, self._mixture.rows(unread, epoch=epoch), strict=True):
+            if isinstance(row, InputError):
+                rows[index] = row
+            else:
+                fresh[index] = row
         prepared = self._collator.prepare(list(fresh.values())) if fresh else []
         for (index, row), result in zip(fresh.items(), prepared, strict=True):
             rows[index] = result
-            # with several positives, another epoch draws another one
-            if len(row.example.positives) == 1 and not isinstance(result, InputError):
+            if not row.varies and not isinstance(result, InputError):
                 self._cache.put(index, result)
         return [rows[index] for index in indices]
 

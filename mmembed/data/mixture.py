@@ -6,17 +6,19 @@ and nothing else, so there is no random state to save.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from mmembed.config.stage import DataConfig
-from mmembed.data.adapter import DatasetAdapter, check_example, resolve_adapter
+from mmembed.data.adapter import DatasetAdapter, problem_of, resolve_adapter, take
 from mmembed.data.row_ids import RowIds
 from mmembed.errors import ConfigError, InputError
 from mmembed.inputs.contrastive import TrainingRow
-from mmembed.types import Task
+from mmembed.types import ContrastiveExample, Task
 
 __all__ = ["Mixture", "MixtureEntry", "build_mixture"]
 
@@ -26,7 +28,10 @@ _CAP, _POSITIVE, _ORDER = 1, 2, 3
 
 @dataclass(frozen=True)
 class MixtureEntry:
-    """One adapter in a mixture; the fields of `DataConfig` with defaults filled in."""
+    """One adapter in a mixture; the fields of `DataConfig` with defaults filled in.
+
+    `task` and `loss` are the adapter's task where they are None.
+    """
 
     adapter: DatasetAdapter
     name: str
@@ -34,9 +39,20 @@ class MixtureEntry:
     temperature_group: str
     weight: float = 1.0
     cap: int | None = None
-    query_instruction: str | None = None
-    document_instruction: str | None = None
+    query_instruction: str | tuple[str, ...] | None = None
+    document_instruction: str | tuple[str, ...] | None = None
     max_hard_negatives: int | None = None
+    task: Task | None = None
+    loss: str | None = None
+    share: float = 1.0
+
+    @property
+    def used_task(self) -> Task:
+        return self.task or self.adapter.task
+
+    @property
+    def used_loss(self) -> str:
+        return self.loss or self.used_task
 
 
 class Mixture:
@@ -62,33 +78,79 @@ class Mixture:
         return tuple(dict.fromkeys(entry.temperature_group for entry in self.entries))
 
     def row(self, index: int, *, epoch: int = 0) -> TrainingRow:
-        """One row as `epoch` uses it: with several positives, one is drawn for each epoch.
+        """One row as `epoch` uses it: one of several positives, and one of several phrasings of
+        an instruction, is drawn for each epoch.
 
         Raises:
             ConfigError: the adapter gives a row that cannot be trained on.
             InputError: the adapter cannot make an item of it.
         """
-        number, position = self._locate(index)
-        entry = self.entries[number]
-        try:
-            example = entry.adapter[position]
-        except InputError as error:
-            raise error.at((entry.name, position)) from None
-        check_example(example, f"dataset {entry.name!r}, row {position}")
+        (row,) = self.rows([index], epoch=epoch)
+        if isinstance(row, InputError):
+            raise row
+        return row
+
+    def rows(self, indices: Sequence[int], *, epoch: int = 0) -> list[TrainingRow | InputError]:
+        """`row`, or its InputError, for each of many; faster where the adapter has `take`."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        if len(wanted) and not (0 <= wanted.min() and wanted.max() < len(self)):
+            raise IndexError(f"rows {indices} of a mixture of {len(self)} rows")
+        rows: list[TrainingRow | InputError] = [None] * len(wanted)  # type: ignore[list-item]
+        entries = np.searchsorted(self._starts, wanted, side="right") - 1
+        for number in np.unique(entries).tolist():
+            entry = self.entries[number]
+            places = np.flatnonzero(entries == number)
+            positions = self._kept[number][wanted[places] - self._starts[number]].tolist()
+            examples = take(entry.adapter, positions)
+            of_entry = zip(
+                places.tolist(), wanted[places].tolist(), positions, examples, strict=True
+            )
+            for place, index, position, example in of_entry:
+                if isinstance(example, InputError):
+                    rows[place] = example.at((entry.name, position))
+                else:
+                    rows[place] = self._row(entry, index, position, example, epoch)
+        return rows
+
+    def _row(
+        self,
+        entry: MixtureEntry,
+        index: int,
+        position: int,
+        example: ContrastiveExample,
+        epoch: int,
+    ) -> TrainingRow:
+        problem = problem_of(example)
+        if problem is not None:
+            raise ConfigError(f"dataset {entry.name!r}, row {position} {problem}")
+        if entry.task is not None and example.task != entry.task:
+            example = replace(example, task=entry.task)
         positive = 0
-        if len(example.positives) > 1:
+        varies = len(example.positives) > 1
+        if varies:
             random = np.random.default_rng([self.seed, _POSITIVE, epoch, index])
             positive = int(random.integers(len(example.positives)))
+        query, document = entry.query_instruction, entry.document_instruction
+        if type(query) is tuple:
+            query, varies = self._draw(query, f"query {epoch} {index}"), True
+        if type(document) is tuple:
+            document, varies = self._draw(document, f"document {epoch} {index}"), True
         return TrainingRow(
-            example=example,
-            source=entry.name,
-            index=position,
-            positive=positive,
-            temperature_group=entry.temperature_group,
-            query_instruction=entry.query_instruction,
-            document_instruction=entry.document_instruction,
-            max_hard_negatives=entry.max_hard_negatives,
+            example,
+            entry.name,
+            position,
+            positive,
+            entry.temperature_group,
+            query,  # type: ignore[arg-type]
+            document,  # type: ignore[arg-type]
+            entry.max_hard_negatives,
+            varies,
         )
+
+    def _draw(self, phrasings: tuple[str, ...], what: str) -> str:
+        """Each phrasing as often; cheaper than a generator of its own for every row."""
+        digest = hashlib.blake2b(f"{self.seed} {what}".encode(), digest_size=8).digest()
+        return phrasings[int.from_bytes(digest, "big") % len(phrasings)]
 
     def named_rows(self, indices: Iterable[int]) -> dict[str, list[int]]:
         """For people: rows by the name of their entry, as its adapter numbers them."""
@@ -97,6 +159,10 @@ class Mixture:
             number, position = self._locate(index)
             named.setdefault(self.entries[number].name, []).append(position)
         return named
+
+    def kept_rows(self, number: int) -> np.ndarray:
+        """The rows of entry `number` that its cap leaves, as its adapter numbers them."""
+        return self._kept[number]
 
     def group_of(self, index: int) -> str:
         return self.entries[self._locate(index)[0]].group
@@ -153,19 +219,40 @@ class Mixture:
         return known
 
     def task(self, group: str) -> Task:
-        """The task of a group's rows; one loss and one sampling share apply to a group.
+        """The task of a group's rows; one sampling share applies to a group.
 
         Raises:
             ConfigError: its entries have different tasks.
         """
-        tasks = {entry.name: entry.adapter.task for entry in self.entries if entry.group == group}
-        if len(set(tasks.values())) > 1:
+        task: Task = self._of_group(group, "task", lambda entry: entry.used_task)
+        return task
+
+    def loss(self, group: str) -> str:
+        """Which loss trains a group's rows: a key of `StageConfig.losses`, or their task.
+
+        Raises:
+            ConfigError: its entries name different ones.
+        """
+        return str(self._of_group(group, "loss", lambda entry: entry.used_loss))
+
+    def share(self, group: str) -> float:
+        """See `DataConfig.share`.
+
+        Raises:
+            ConfigError: its entries have different ones.
+        """
+        return float(self._of_group(group, "share", lambda entry: entry.share))
+
+    def _of_group(self, group: str, what: str, value: Callable[[MixtureEntry], Any]) -> Any:
+        found = {entry.name: value(entry) for entry in self.entries if entry.group == group}
+        if len(set(found.values())) > 1:
+            listed = ", ".join(f"{name} is {each}" for name, each in found.items())
+            many = {"task": "tasks", "loss": "losses", "share": "shares"}[what]
             raise ConfigError(
-                f"group {group!r} mixes tasks: "
-                + ", ".join(f"{name} is {task}" for name, task in tasks.items())
-                + "; a batch has one task, so give each task its own group"
+                f"group {group!r} mixes {many}: {listed}; a batch has one {what}, so give each "
+                f"{what} its own group"
             )
-        return next(iter(tasks.values()))
+        return next(iter(found.values()))
 
     def epoch_rows(self, group: str, epoch: int, number: int = 0) -> np.ndarray:
         """The rows of a group that one epoch uses, shuffled; weights are passes over the rows.
@@ -210,13 +297,13 @@ def build_mixture(
     data: Sequence[DataConfig],
     *,
     seed: int,
-    max_hard_negatives: Callable[[Task], int | None] = lambda task: None,
+    max_hard_negatives: Callable[[str], int | None] = lambda loss: None,
 ) -> Mixture:
     """Resolve the adapters of a stage.
 
     Args:
-        max_hard_negatives: how many of a row's hard negatives a task uses, the first ones; None =
-            all of them.
+        max_hard_negatives: how many of a row's hard negatives a loss uses, the first ones; None =
+            all of them. A loss goes by the task or its own name, see `DataConfig.loss`.
 
     Raises:
         ConfigError: see `resolve_adapter`.
@@ -229,17 +316,21 @@ def build_mixture(
         if name in taken:
             numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
             name = next(other for other in numbered if other not in taken)
+        task = config.task or adapter.task
         entries.append(
             MixtureEntry(
                 adapter=adapter,
                 name=name,
                 group=config.group or name,
-                temperature_group=config.temperature_group or adapter.task,
+                temperature_group=config.temperature_group or task,
                 weight=config.weight,
                 cap=config.cap,
                 query_instruction=config.query_instruction,
                 document_instruction=config.document_instruction,
-                max_hard_negatives=max_hard_negatives(adapter.task),
+                max_hard_negatives=max_hard_negatives(config.loss or task),
+                task=config.task,
+                loss=config.loss,
+                share=config.share,
             )
         )
     return Mixture(entries, seed=seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mmembed.data.adapter import DatasetAdapter
+from mmembed.data.adapter import DatasetAdapter, take
 from mmembed.errors import InputError
 from mmembed.inputs.contrastive import content_id, document_id, named_id
 from mmembed.types import ContrastiveExample, MultimodalInput, Part, Text
@@ -25,6 +25,7 @@ from mmembed.types import ContrastiveExample, MultimodalInput, Part, Text
 __all__ = ["RowIds"]
 
 READ_BYTES = 1 << 20
+_READ_ROWS = 64  # at a time; a row may hold pictures
 
 
 class RowIds:
@@ -47,7 +48,7 @@ class RowIds:
         """All positives of each row: by the adapter's ids where it gives them, else by content."""
         planned = getattr(adapter, "document_ids", None)
         if planned is not None:
-            return cls(map(named_id, planned(position)) for position in positions.tolist())
+            return cls(_planned(planned, positions))
         return cls(_of_each(adapter, positions, _document_ids))
 
     @classmethod
@@ -65,18 +66,24 @@ class RowIds:
         return self._flat[begins + np.arange(len(begins))], counts
 
 
+def _planned(
+    document_ids: Callable[[int], Iterable[str]], positions: np.ndarray
+) -> Iterator[list[int]]:
+    for position in positions.tolist():
+        try:
+            yield [*map(named_id, document_ids(position))]
+        except InputError:  # it is met again, and named, when the row is prepared
+            yield []
+
+
 def _of_each(
     adapter: DatasetAdapter,
     positions: np.ndarray,
     ids_of: Callable[[ContrastiveExample], list[int]],
-) -> Iterable[list[int]]:
-    for position in positions.tolist():
-        try:
-            example = adapter[position]
-        except InputError:  # it is met again, and named, when the row is prepared
-            yield []
-        else:
-            yield ids_of(example)
+) -> Iterator[list[int]]:
+    for begin in range(0, len(positions), _READ_ROWS):
+        for example in take(adapter, positions[begin : begin + _READ_ROWS].tolist()):
+            yield [] if isinstance(example, InputError) else ids_of(example)
 
 
 def _document_ids(example: ContrastiveExample) -> list[int]:

@@ -37,7 +37,7 @@ _BATCH_ORDER, _SHARES, _SUB_BATCHES = 4, 5, 6  # tags of random streams; see mme
 class GlobalBatch:
     """The rows of one step on all processes together.
 
-    `group` is that of the first row; groups of other sub-batches have the same task.
+    `group` is that of the first row; groups of other sub-batches have the same task and loss.
     """
 
     epoch: int
@@ -64,11 +64,13 @@ def group_shares(
     *,
     exponent: float,
     task_shares: Mapping[str, float] | None = None,
+    shares: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """The probability of each group: size^exponent / sum, inside each fixed share of tasks.
+    """The probability of each group: share * size^exponent / sum, inside fixed shares of tasks.
 
     Args:
         sizes, tasks: rows and task of each group.
+        shares: of groups; 1 for those that are not named.
         task_shares: total of the groups of a task; the other tasks share the rest.
 
     Raises:
@@ -88,13 +90,16 @@ def group_shares(
             f"sampling.task_shares sum to {1 - rest:g} and no other task is left for the rest; "
             "make them sum to 1"
         )
-    shares: dict[str, float] = {}
+    drawn: dict[str, float] = {}
     blocks = [([g for g in sizes if tasks[g] == task], mass) for task, mass in fixed.items()]
     for groups, mass in [*blocks, (others, rest)]:
-        powers = {group: float(sizes[group]) ** exponent for group in groups}
+        powers = {
+            group: (shares or {}).get(group, 1.0) * float(sizes[group]) ** exponent
+            for group in groups
+        }
         total = sum(powers.values())
-        shares.update({group: mass * power / total for group, power in powers.items()})
-    return {group: shares[group] for group in sizes}
+        drawn.update({group: mass * power / total for group, power in powers.items()})
+    return {group: drawn[group] for group in sizes}
 
 
 class BatchSampler:
@@ -174,15 +179,18 @@ class BatchSampler:
         size = self.sampling.sub_batch_size
         if size is None:
             return {}
-        tasks = defaultdict(list)
+        kinds = defaultdict(list)
         for group in self.mixture.groups:
-            tasks[self.mixture.task(group)].append(group)
-        several = [group for groups in tasks.values() if len(groups) > 1 for group in groups]
+            kinds[self._kind(group)].append(group)
+        several = [group for groups in kinds.values() if len(groups) > 1 for group in groups]
         if not several:
             raise ConfigError(
                 "sampling.sub_batch_size puts sub-batches of several groups into a batch, and they "
-                "must have one task, because a task has one loss; no two groups have one task: "
-                + ", ".join(f"{groups[0]} is {task}" for task, groups in tasks.items())
+                "must have one task and one loss; no two groups have one task: "
+                + ", ".join(
+                    f"{groups[0]} is {task}" + (f", trained by {loss}" if loss != task else "")
+                    for (task, loss), groups in kinds.items()
+                )
             )
         for group in several:
             if self._batch_sizes[group] % size:
@@ -191,6 +199,10 @@ class BatchSampler:
                     f"{self._batch_sizes[group]} of {self.mixture.task(group)}"
                 )
         return {group: self._batch_sizes[group] // size for group in several}
+
+    def _kind(self, group: str) -> tuple[Task, str]:
+        """What groups must have in common to meet in a batch."""
+        return self.mixture.task(group), self.mixture.loss(group)
 
     def _batch_counts(self, epoch: int) -> dict[str, int | None]:
         """How many (sub-)batches each group gives in an epoch; None = one pass over its rows."""
@@ -203,6 +215,7 @@ class BatchSampler:
             {group: self.mixture.task(group) for group in groups},
             exponent=self.sampling.exponent,
             task_shares=dict(self.sampling.task_shares.items()),
+            shares={group: self.mixture.share(group) for group in groups},
         )
         total = math.ceil(sum(size / self._batch_sizes[group] for group, size in sizes.items()))
         # Rounding the running total keeps the sum; an epoch's start is drawn, so that a group
@@ -230,15 +243,15 @@ class BatchSampler:
     def _interleaved(
         self, drawn: Sequence[tuple[str, tuple[int, ...]]], epoch: int
     ) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Whole batches as they are; the sub-batches of each task in random order, side by side."""
-        tasks: dict[Task, list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
+        """Whole batches as they are; sub-batches of one kind in random order, side by side."""
+        kinds: dict[tuple[Task, str], list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
         for group, rows in drawn:
             if self._parts[group] == 1:
                 yield group, rows
             else:
-                tasks[self.mixture.task(group)].append((group, rows))
+                kinds[self._kind(group)].append((group, rows))
         random = np.random.default_rng([self.mixture.seed, _SUB_BATCHES, epoch])
-        for subs in tasks.values():
+        for subs in kinds.values():
             subs = [subs[number] for number in random.permutation(len(subs))]
             ends = np.cumsum([0, *(len(rows) for _, rows in subs)])
             ids, begins = self.mixture.shared_ids(

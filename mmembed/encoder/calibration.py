@@ -24,6 +24,7 @@ import torch
 from mmembed.encoder.batching import Batch
 from mmembed.encoder.encoder import Encoder
 from mmembed.store.durable import write_atomically
+from mmembed.tables.cache import cache_folder
 
 __all__ = ["BatchTokens", "CallBudget", "memory_file", "sample_texts", "setting"]
 
@@ -195,17 +196,9 @@ def setting(encoder: Encoder) -> str:
 
 
 def memory_file() -> Path | None:
-    """In $MMEMBED_CACHE, else $XDG_CACHE_HOME/mmembed, else ~/.cache/mmembed; None without a home.
-
-    It only ever holds what can be measured again.
-    """
-    if folder := os.environ.get("MMEMBED_CACHE"):
-        return Path(folder) / "batch_tokens.json"
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return base / "mmembed" / "batch_tokens.json"
+    """In the user's cache; None without a home. It only ever holds what can be measured again."""
+    folder = cache_folder()
+    return None if folder is None else folder / "batch_tokens.json"
 
 
 def sample_texts(round_cost: int) -> list[str]:

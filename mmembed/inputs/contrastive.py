@@ -21,7 +21,7 @@ from mmembed.errors import InputError
 from mmembed.inputs.collator import EncoderInputs, pack, split
 from mmembed.inputs.items import PreparedItem
 from mmembed.inputs.processor import Processor
-from mmembed.types import ContrastiveExample, MultimodalInput, Role
+from mmembed.types import ContrastiveExample, MultimodalInput, Role, Text
 
 __all__ = [
     "ContrastiveBatch",
@@ -48,6 +48,7 @@ class TrainingRow:
         temperature_group: whose learnt temperature applies.
         query_instruction, document_instruction: for items that bring none themselves.
         max_hard_negatives: use at most this many of the hard negatives, the first ones.
+        varies: another epoch may use it in another way.
     """
 
     example: ContrastiveExample
@@ -58,6 +59,7 @@ class TrainingRow:
     query_instruction: str | None = None
     document_instruction: str | None = None
     max_hard_negatives: int | None = None
+    varies: bool = False
 
 
 @dataclass(frozen=True)
@@ -302,6 +304,8 @@ def named_id(name: str) -> int:
 
 def content_id(item: MultimodalInput) -> int:
     """64-bit id of what an item says and shows; its instruction does not count."""
+    if len(item.parts) == 1 and type(item.parts[0]) is Text:  # most items: in one call
+        return _number(b"text\0" + item.parts[0].text.encode("utf-8", "surrogatepass"))
     digest = hashlib.blake2b(digest_size=8)
     for part in item.parts:
         digest.update(type(part).__name__.encode())

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mmembed.baselines.our_model import OurModel
+from mmembed.baselines.stored_vectors import StoredVectors
 from mmembed.encoder.embedder import Embedder
 from mmembed.evaluation.plan import make_plan
 from mmembed.evaluation.ranking import chance_hit_rate
 from mmembed.evaluation.results import TaskResult
 from mmembed.evaluation.runs import evaluate
-from mmembed.evaluation.vectors import StoredVectors
 from mmembed.tasks import LoadedTask, RetrievalTask, TaskCard
 
 __all__ = ["CUTOFFS", "Judgement", "chance", "judge", "num_items"]

@@ -30,7 +30,8 @@ from mmembed.search.index import ExactIndex
 from mmembed.search.searcher import Searcher
 from mmembed.tasks import RetrievalTask
 from mmembed.training.progress import training_progress
-from mmembed.training.stages import TrainResult, model_overrides, train
+from mmembed.training.stages import TrainResult, train
+from mmembed.training.start import model_overrides
 from mmembed.types import MultimodalInput
 
 __all__ = ["run"]

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mmembed.errors import DataError, MissingDependencyError
+from mmembed.tables.content import check_content, damaged
 
 __all__ = ["find_table", "read_rows", "repository_folders"]
 
@@ -18,7 +19,6 @@ _SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
 # Rows and bytes read at a time: a row of a corpus may hold a page of a megabyte.
 _BATCH = 16
 _BUFFER = 1 << 20
-_POINTER = b"version https://git-lfs"
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(?:parquet|arrow)$")
 
 
@@ -156,7 +156,7 @@ def read_rows(file: Path, columns: Sequence[str] | None = None) -> Iterator[dict
     Raises:
         DataError: the file is damaged, or a column is not there.
     """
-    _check_content(file)
+    check_content(file)
     rows = _json_rows(file) if file.suffix in (".jsonl", ".json") else _arrow_rows(file, columns)
     for number, row in enumerate(rows):
         if columns is None:
@@ -170,19 +170,6 @@ def read_rows(file: Path, columns: Sequence[str] | None = None) -> Iterator[dict
 
 def _no_column(file: Path, number: int, absent: Sequence[str], found: Iterable[str]) -> DataError:
     return DataError(f"{file}: row {number} has no {', '.join(absent)}; it has {', '.join(found)}")
-
-
-def _check_content(file: Path) -> None:
-    try:
-        with file.open("rb") as opened:
-            start = opened.read(len(_POINTER))
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-    if start == _POINTER:
-        raise DataError(
-            f"{file}: damaged, or not a table: it only points to its content in Git LFS. Run "
-            "`git lfs pull` there, or download it with `hf download`."
-        )
 
 
 def _text_of(file: Path) -> str:
@@ -230,9 +217,7 @@ def _arrow_rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str,
                 for batch in stream:
                     yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{file}: damaged, or not a table ({type(error).__name__}: {str(error)[:200]})"
-        ) from None
+        raise damaged(file, error) from None
 
 
 def _check_columns(file: Path, names: Sequence[str], columns: Sequence[str] | None) -> None:

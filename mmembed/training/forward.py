@@ -139,7 +139,7 @@ class _Contrast:
             )
             output = self.objectives(
                 gathered,
-                task=self.mixture.task(at.group),
+                key=self.mixture.loss(at.group),
                 temperature=self.objectives.tau(batch.tasks),
                 step=step,
             )
@@ -169,7 +169,7 @@ class _Answers:
 
     def __call__(self, model: nn.Module, batch: Batch, at: GlobalBatch, step: int) -> LossOutput:
         assert isinstance(batch, PairBatch)
-        form = self.stage.loss_of(self.mixture.task(at.group)).yes_no_form
+        form = self.stage.loss_of(self.mixture.loss(at.group)).yes_no_form
 
         def loss_of(states: Tensor, pairs: slice) -> LossOutput:
             return yes_no_loss_from_states(

@@ -30,7 +30,7 @@ from mmembed.training.grad_cache import DoesNotFit
 from mmembed.training.memory import PeakMeter
 from mmembed.training.objectives import build_objectives
 from mmembed.training.optim import Schedule, build_optimizer, freeze_parameters
-from mmembed.training.stages import load_model, start_model
+from mmembed.training.start import load_model, start_model
 
 __all__ = [
     "MicroStep",

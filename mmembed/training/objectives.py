@@ -1,6 +1,7 @@
 """What a stage minimises: a loss for each task of its data, and the temperature of their scores.
 
-Built from the recipe's knobs alone. A batch has one task; its loss is looked up here. Everything
+Built from the recipe's knobs alone. A batch has one loss, named by its task or by its data; it is
+looked up here. Everything
 learnt besides the encoder lives here: thetas, the bias of a sigmoid loss, a quantiser's step.
 """
 
@@ -32,9 +33,9 @@ __all__ = ["Objectives", "build_loss", "build_objectives", "build_temperature"]
 
 
 class Objectives(nn.Module):
-    """The losses of a stage by task, and the temperature.
+    """The losses of a stage by their keys, see `Mixture.loss`, and the temperature.
 
-    `named_parameters` names what is learnt: `temperature.theta.<n>`, `learnt.<task>.<name>`.
+    `named_parameters` names what is learnt: `temperature.theta.<n>`, `learnt.<key>.<name>`.
 
     Attributes:
         observing: metrics of the embeddings come beside those of the loss; see `observation`.
@@ -53,21 +54,21 @@ class Objectives(nn.Module):
         self._configs = configs or {}
         self._losses = losses
         self.learnt = nn.ModuleDict(
-            {task: loss for task, loss in losses.items() if isinstance(loss, nn.Module)}
+            {key: loss for key, loss in losses.items() if isinstance(loss, nn.Module)}
         )
         _share_quantizer_step(self.learnt)
 
     def forward(
-        self, e: ContrastiveEmbeddings, *, task: str, temperature: Tensor, step: int
+        self, e: ContrastiveEmbeddings, *, key: str, temperature: Tensor, step: int
     ) -> LossOutput:
-        """The loss of a batch of `task` at `step` (masks may start later)."""
-        loss = self._losses[task]
+        """The loss `key` of a batch at `step` (masks may start later)."""
+        loss = self._losses[key]
         at_step = getattr(loss, "at_step", None)
         current: Loss = loss if at_step is None else at_step(step)
         output = current(e, temperature)
         if not self.observing:
             return output
-        seen = observe(e, self._configs.get(task, LossConfig()))
+        seen = observe(e, self._configs.get(key, LossConfig()))
         return LossOutput(output.loss, seen | output.metrics)
 
     def tau(self, groups: Sequence[str]) -> Tensor:
@@ -88,18 +89,18 @@ class Objectives(nn.Module):
 
 def build_objectives(stage: StageConfig, mixture: Mixture) -> Objectives:
     """The losses and the temperature that a stage's knobs describe."""
-    tasks = dict.fromkeys(mixture.task(group) for group in mixture.groups)
-    configs: dict[str, LossConfig] = {task: stage.loss_of(task) for task in tasks}
+    keys = dict.fromkeys(mixture.loss(group) for group in mixture.groups)
+    configs = {key: stage.loss_of(key) for key in keys}
     losses: dict[str, Loss] = {
-        task: build_loss(config)
-        for task, config in configs.items()
+        key: build_loss(config)
+        for key, config in configs.items()
         if config.objective != "yes_no"  # of a reranker; see `forward`
     }
     return Objectives(losses, build_temperature(stage, mixture), configs)
 
 
 def build_loss(config: LossConfig) -> Loss:
-    """The loss of one task."""
+    """One loss."""
     terms: list[tuple[float, Loss]] = []
     if config.objective == "infonce":
         terms.append((1.0, _info_nce(config)))

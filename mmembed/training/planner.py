@@ -56,7 +56,8 @@ from mmembed.training.micro_steps import (
     stored_weight_bytes,
 )
 from mmembed.training.planned import Planned, planned_runs
-from mmembed.training.stages import stage_runs, start_model
+from mmembed.training.stages import stage_runs
+from mmembed.training.start import start_model
 
 __all__ = ["plan"]
 

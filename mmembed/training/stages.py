@@ -11,7 +11,7 @@ run/
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,35 +21,29 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from rich.progress import Progress
 
-from mmembed.config.recipe import ModelConfig, Recipe, SoupConfig
+from mmembed.config.recipe import Recipe, SoupConfig
 from mmembed.config.stage import StageConfig
 from mmembed.data.conformance import check_recipe, check_stage, width_of
 from mmembed.data.mixture import Mixture, build_mixture
-from mmembed.encoder.checkpoint import load_encoder, resolve_folder
-from mmembed.encoder.encoder import Encoder
 from mmembed.encoder.lora import add_lora, load_adapter
-from mmembed.encoder.reranker_model import load_reranker
-from mmembed.errors import CheckpointError, ConfigError
+from mmembed.errors import ConfigError
 from mmembed.inputs.media import MediaPolicy
-from mmembed.inputs.processor import Processor
-from mmembed.inputs.prompt import load_template
 from mmembed.soup import soup
 from mmembed.soup.examples import Examples, read_examples
 from mmembed.store.durable import lock_folder
 from mmembed.training import distributed, state, step_folders
 from mmembed.training.backends import Backend, build_backend, check_distribution
 from mmembed.training.metrics import Mirror
+from mmembed.training.mined import mine_for_stage
 from mmembed.training.run_files import Resume, check_continues, sources_of, write_run_files
+from mmembed.training.start import load_model, model_overrides, start_model
 from mmembed.training.trackers import Tracker, mirror_of, running, tracker_options
 from mmembed.training.trainer import StageResult, train_stage
 
 __all__ = [
     "TrainResult",
-    "load_model",
-    "model_overrides",
     "stage_mixture",
     "stage_runs",
-    "start_model",
     "train",
 ]
 
@@ -242,6 +236,19 @@ def _run_stage(
     for warning in check_stage(stage, mixture, width=width_of(recipe.model)):
         logger.warning("%s: %s", folder.name, warning)
     begin = start or start_model(recipe.model)
+    if stage.mining is not None:
+        stage = mine_for_stage(
+            stage,
+            mixture,
+            start=begin,
+            folder=folder,
+            seed=seed,
+            device=str(backend.device),
+            overrides={} if start is not None else model_overrides(recipe.model),
+            media=media,
+            show_progress_bar=None if progress is None else False,
+        )
+        mixture = stage_mixture(stage, seed)
     sources = sources_of(recipe, begin, mixture) if distributed.is_main_process() else {}
     resume_from = _resume_point(folder, backend.device)
     if resume_from is not None:
@@ -294,75 +301,8 @@ def stage_mixture(stage: StageConfig, seed: int) -> Mixture:
     return build_mixture(
         stage.data,
         seed=seed,
-        max_hard_negatives=lambda task: stage.loss_of(task).max_hard_negatives,
+        max_hard_negatives=lambda loss: stage.loss_of(loss).max_hard_negatives,
     )
-
-
-def start_model(model: ModelConfig) -> Path:
-    """The folder that the first stage starts from.
-
-    Raises:
-        CheckpointError: there is none, and it cannot be downloaded.
-    """
-    try:
-        return resolve_folder(model.path, revision=model.revision)
-    except CheckpointError as error:
-        hint = "the tiny recipes start from quickstart/untrained, which `mmembed quickstart` writes"
-        raise CheckpointError(f"model.path: {error} ({hint})") from error
-
-
-def load_model(
-    recipe: Recipe,
-    stage: StageConfig,
-    source: Path,
-    *,
-    device: torch.device,
-    media: MediaPolicy | None,
-    any_kind: bool,
-    overridden: bool,
-) -> tuple[Encoder, Processor]:
-    """What a stage trains, in eval mode and without adapters; float32 as the optimizer needs it.
-
-    Args:
-        any_kind: see `load_parts`.
-        overridden: the recipe's settings replace those of the folder.
-    """
-    load: Callable[..., tuple[Encoder, Processor]] = (
-        load_reranker if recipe.kind == "reranker" else load_encoder
-    )
-    return load(
-        source,
-        device=device,
-        dtype=torch.float32,
-        media=media,
-        num_workers=max(1, stage.num_workers),
-        any_kind=any_kind,
-        **(model_overrides(recipe.model) if overridden else {}),
-    )
-
-
-def model_overrides(model: ModelConfig) -> dict[str, dict[str, Any]]:
-    """The settings of the recipe that replace those of the model folder."""
-    inputs: dict[str, Any] = {
-        "prompt": None if model.prompt is None else load_template(model.prompt),
-        "prompts": model.prompts,
-        "position_ids": model.position_ids,
-        "image_tokens": _bounds(model.image_tokens),
-        "frame_tokens": _bounds(model.frame_tokens),
-        "page_tokens": _bounds(model.page_tokens),
-        "num_frames": model.num_frames,
-        "max_tokens": model.max_tokens,
-    }
-    yes, no = model.answers or (None, None)
-    encoder = {"pooling": model.pooling, "attention": model.attention, "yes": yes, "no": no}
-    return {
-        "inputs": {name: value for name, value in inputs.items() if value is not None},
-        "encoder": {name: value for name, value in encoder.items() if value is not None},
-    }
-
-
-def _bounds(bounds: Any) -> dict[str, int] | None:
-    return None if bounds is None else bounds.model_dump()
 
 
 def _resume_point(folder: Path, device: torch.device) -> Path | None:

@@ -203,7 +203,7 @@ def train_stage(
             optimizer.zero_grad(set_to_none=True)
             step += 1
             loss = output.loss.item()
-            clock.count(batch.num_tokens, len(at.rows), mixture.task(at.group), loss)
+            clock.count(batch.num_tokens, len(at.rows), mixture.loss(at.group), loss)
             if logged:
                 measured = numbers(output.metrics)
                 row = log.write(

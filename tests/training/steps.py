@@ -199,7 +199,7 @@ class Step:
             draw_seed=hashed_seed("loss 0 0"),
         )
         tau = self.objectives.tau(batch.tasks)
-        output = self.objectives(e, task="retrieval", temperature=tau, step=0)
+        output = self.objectives(e, key="retrieval", temperature=tau, step=0)
         output.loss.backward()
         return self._found(output)
 

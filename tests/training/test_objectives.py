@@ -132,6 +132,26 @@ def test_the_loss_is_chosen_by_the_task_of_the_batch(tiny_checkpoint: Path, tmp_
     assert {row["source"] for row in rows} == {"sts", "retrieval"}
 
 
+def test_the_loss_is_chosen_by_the_name_that_data_have(tiny_checkpoint: Path, tmp_path: Path):
+    arguments = {"pictures": False, "rich": True}
+    named = recipe(
+        tiny_checkpoint,
+        {},
+        losses={"graded": {"objective": "cosent"}},
+        data=[
+            {"adapter": ADAPTER, "arguments": arguments, "name": "plain"},
+            {"adapter": ADAPTER, "arguments": arguments, "name": "by grade", "loss": "graded"},
+        ],
+        steps=8,
+    )
+    stages.train(named, output=tmp_path, cpu=True)
+    rows = read_metrics(tmp_path / "stage1" / "metrics.jsonl")
+    for row in rows:
+        assert ("spearman" in row) == (row["source"] == "by grade")
+        assert set(row["task_loss"]) == {"graded" if row["source"] == "by grade" else "retrieval"}
+    assert {row["source"] for row in rows} == {"plain", "by grade"}
+
+
 def test_batch_sizes_and_hard_negatives_follow_the_task(tiny_checkpoint: Path, tmp_path: Path):
     asked = recipe(tiny_checkpoint, {"max_hard_negatives": 1}, batch_sizes={"retrieval": 3})
     stages.train(asked, output=tmp_path, cpu=True)
