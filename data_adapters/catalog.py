@@ -74,7 +74,7 @@ _OF_CARD = {item.name: item for item in fields(DatasetCard)}
 def _entry(row: dict[str, Any], file: str) -> Entry:
     unknown = sorted(set(row) - set(_OF_CARD) - {"family", "options", "folder"})
     assert not unknown, f"{file}, {row.get('name')}: unknown keys {unknown}"
-    values = {
+    values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in row.items()
         if key in _OF_CARD

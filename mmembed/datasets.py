@@ -6,7 +6,7 @@ them. Torch-free, and nothing here opens a file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -97,7 +97,20 @@ class ExampleRows(Protocol):
 
 
 class DatasetCatalog(Protocol):
-    """A family of published data sets. `configs/datasets.yaml` names the catalogues."""
+    """A family of published data sets. `configs/datasets.yaml` names the catalogues.
+
+    `adapter` is what a recipe names to open one, called with `name`, `root` and the options.
+    """
+
+    adapter: str
+
+    def place(self, name: str) -> str:
+        """The folder of its files below the root: `owner/name` for what is on the hub."""
+        ...
+
+    def options(self, name: str) -> Mapping[str, Any]:
+        """What `open` takes for this data set besides, with the values it has when not given."""
+        ...
 
     def cards(self) -> Sequence[DatasetCard]: ...
 

@@ -36,6 +36,12 @@ def train(
         Literal["auto", "never", "must"],
         typer.Option(help="never refuses a folder that holds a run, must one that holds none."),
     ] = "auto",
+    data_lock: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-lock", help="Refuse data that are not as in this lock; see `mmembed data lock`."
+        ),
+    ] = None,
 ) -> None:
     """Run the stages of a recipe; the same command goes on after Ctrl-C, SIGTERM or a crash.
 
@@ -52,6 +58,11 @@ def train(
     from mmembed.training.progress import training_progress
 
     resolved = load_recipe(recipe, overrides=overrides or [])
+    if data_lock is not None:
+        from mmembed.data.lock import require_lock
+        from mmembed.data.opening import open_entries, recipe_entries
+
+        require_lock(data_lock, open_entries(recipe_entries(resolved)))
     one_voice = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
     with training_progress(console=one_voice) as progress:
         result = stages.train(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmembed.data.adapter import check_example, resolve_adapter
+from mmembed.data.adapter import check_example, first_row, resolve_adapter
 from mmembed.errors import ConfigError
 from mmembed.types import ContrastiveExample, MultimodalInput
 
@@ -42,6 +42,18 @@ def test_adapter_is_resolved_from_an_installed_module(module: str):
 def test_unusable_adapter_says_why(module: str, reference: str, arguments: dict, message: str):
     with pytest.raises(ConfigError, match=message):
         resolve_adapter(reference, arguments)
+
+
+def test_a_bad_first_row_does_not_spoil_the_others(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    good = '{"query": "q", "positives": ["p"]}\n'
+    path.write_text("{\n" + good)
+    reference = "mmembed.data.row_files:RowFile"
+    adapter = resolve_adapter(reference, {"path": str(path)})
+    assert first_row(adapter) == adapter[1]
+    path.write_text("{\n{\n")
+    with pytest.raises(ConfigError, match="no row that can be used; the first: .*line 1"):
+        resolve_adapter(reference, {"path": str(path)})
 
 
 GOOD = ContrastiveExample(MultimodalInput.of("q"), (MultimodalInput.of("d"),))

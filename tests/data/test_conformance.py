@@ -241,3 +241,40 @@ def test_summary_says_length_batches_rows_and_objectives():
         "2 epochs of about 2 steps, batches of 4, 8 rows in 1 group; "
         "retrieval: infonce + query_query + focal"
     )
+
+
+def named(losses: str, *entries: str) -> tuple[str, ...]:
+    data = ", ".join(
+        f"{{adapter: 'tests.data.test_conformance:Rows', {entry}}}" for entry in entries
+    )
+    text = (
+        "model: {path: some/model}\nstages: "
+        f"[{{steps: 3, batch_size: 4, data: [{data}], losses: {losses}}}]\n"
+    )
+    (report,) = check_recipe(parse_recipe(text)).stages
+    return report.warnings
+
+
+def test_each_loss_is_asked_of_the_data_that_name_it():
+    plain, graded = "arguments: {name: plain}", "arguments: {name: graded, scores: true}"
+    losses = "{graded: {objective: cosent}}"
+    assert named(losses, plain, f"{graded}, loss: graded") == ()
+    with pytest.raises(ConfigError, match=r"graded: objective cosent .* rows of plain"):
+        named(losses, graded, f"{plain}, loss: graded")
+
+
+def test_a_group_with_two_losses_or_shares_is_refused():
+    entry = "arguments: {name: %s}, group: g"
+    with pytest.raises(ConfigError, match=r"group 'g' mixes losses: a is retrieval, b is other"):
+        named("{other: {}}", entry % "a", entry % "b" + ", loss: other")
+    drawn = "{}, sampling: {exponent: 1}"
+    with pytest.raises(ConfigError, match=r"group 'g' mixes shares: a is 1.0, b is 2.0"):
+        named(drawn, entry % "a", entry % "b" + ", share: 2")
+
+
+def test_a_task_that_data_are_given_decides_the_loss():
+    losses = "{sts: {objective: cosent}}"
+    entry = "arguments: {scores: true}, task: sts"
+    assert named(losses, entry) == ()
+    with pytest.raises(ConfigError, match="sts: objective cosent"):
+        named(losses, "task: sts")

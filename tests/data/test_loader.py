@@ -169,3 +169,18 @@ def test_killed_decode_processes_are_replaced_while_batches_are_prepared(tiny_ch
 
     for disturbed, plain in zip(pixels(kill=True), pixels(kill=False), strict=True):
         assert torch.equal(disturbed, plain)
+
+
+def test_a_row_with_several_phrasings_is_prepared_again_each_epoch(collator: ContrastiveCollator):
+    entry = MixtureEntry(
+        Rows(size=12), "rows", "rows", "retrieval", query_instruction=("one", "another one")
+    )
+    mixture = Mixture([entry])
+
+    def epochs(cache_bytes: int) -> list:
+        batches = BatchSampler(mixture, batch_size=12).batches()
+        loader = BatchLoader(batches, mixture, collator, num_workers=0, cache_bytes=cache_bytes)
+        return tokens(list(islice(iter(loader), 4)))
+
+    assert epochs(10**8) == epochs(0)
+    assert len({tuple(sorted(each)) for each in epochs(0)}) > 1

@@ -218,9 +218,9 @@ def _judged(
             )
         return
     from mmembed.baselines.loading import load_model
+    from mmembed.baselines.stored_vectors import StoredVectors
     from mmembed.evaluation.mteb_runs.model import mteb_model
     from mmembed.evaluation.preparation import hashes_file
-    from mmembed.evaluation.vectors import StoredVectors
     from mmembed.store.file_hashes import FileHashes
 
     assert model is not None

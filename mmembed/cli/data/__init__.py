@@ -1,0 +1,1 @@
+"""`mmembed data`: one file for each command, a function of the command's name."""
