@@ -7,6 +7,7 @@ MMEmbedError
 |-- SpaceMismatchError (ValueError)  vectors of two different embedding spaces would be mixed
 |-- StoreError (ValueError)          stored vectors or an index are damaged, in use or unknown
 |-- DataError (ValueError)         rows or media of a data set are missing, damaged or unexpected
+|-- EndpointError (RuntimeError)     a model server refused, or gave no usable answer in time
 |-- TrainingDiverged (RuntimeError)  a loss or gradient is not finite; no weight was changed
 `-- MissingDependencyError (ImportError)  an optional extra is not installed
 """
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "EndpointError",
     "InputError",
     "InputErrorCode",
     "MMEmbedError",
@@ -163,6 +165,20 @@ class DataError(MMEmbedError, ValueError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class EndpointError(MMEmbedError, RuntimeError):
+    """A model server refused a request, or gave no usable answer after all retries.
+
+    Attributes:
+        status: of the last answer; None when there was none.
+        retryable: the same request may succeed later.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retryable = retryable
 
 
 class TrainingDiverged(MMEmbedError, RuntimeError):  # noqa: N818  the field's word

@@ -272,8 +272,12 @@ def document_id(example: ContrastiveExample, positive: int) -> int:
 
 
 def query_id(example: ContrastiveExample) -> int:
-    """64-bit id of the query: of the adapter's id where it gives one, else of the content."""
-    return named_id(example.query_id) if example.query_id else content_id(example.query)
+    """64-bit id of the query: of its content, so that equal texts are one query whatever their rows
+    are called. Media are known by the adapter's id where it gives one, which costs no reading.
+    """
+    if example.query_id and not all(isinstance(part, Text) for part in example.query.parts):
+        return named_id(example.query_id)
+    return content_id(example.query)
 
 
 def _classes(example: ContrastiveExample, ids: Sequence[int]) -> tuple[int, ...]:

@@ -101,6 +101,7 @@ class Catalogue:
     _of_id: Groups
     _of_sibling: Groups
     _same_as_query: np.ndarray
+    corpus_instruction: str | None = None
     _read: dict[tuple[int, int], ContrastiveExample] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -109,6 +110,18 @@ class Catalogue:
     def key(self, document: int) -> str:
         """By which the vector of a document is found."""
         return self._keys[document * _KEY_BYTES : (document + 1) * _KEY_BYTES].hex()
+
+    def asked_query(self, source: int, row: int) -> MultimodalInput:
+        """As the teacher reads it."""
+        item = self.example(source, row).query
+        return with_instruction(item, self.opened[source].query_instruction)
+
+    def asked_document(self, document: int) -> MultimodalInput:
+        """As the teacher reads it: with the instruction of the data set that had it first."""
+        source = int(self._places[document, 0])
+        extra = source >= len(self.opened)
+        prompt = self.corpus_instruction if extra else self.opened[source].document_instruction
+        return with_instruction(self.item(document), prompt)
 
     def number(self, item: MultimodalInput, digest: Digest) -> int | None:
         """Of a document with this content."""
@@ -183,11 +196,8 @@ class _CorpusFile:
 class _Reader:
     """Gathers what `Catalogue` holds while rows go by."""
 
-    def __init__(
-        self, digest: Digest, query_instruction: str | None, document_instruction: str | None
-    ) -> None:
+    def __init__(self, digest: Digest) -> None:
         self.digest = digest
-        self.instructions = (query_instruction, document_instruction)
         self.numbers: dict[bytes, int] = {}
         self.keys = bytearray()
         self.places = array("q")
@@ -215,7 +225,7 @@ class _Reader:
                 if not example.positives:
                     raise InputError("empty", "the row has no positive")
                 contents = self._contents(example)
-                asked = with_instruction(example.query, self.instructions[0])
+                asked = with_instruction(example.query, opened.query_instruction)
                 name = content_key(asked, "query", digest=self.digest)
                 query = self._query(name, example.query)
             except InputError as error:
@@ -225,7 +235,8 @@ class _Reader:
             else:
                 key = bytes.fromhex(name)
                 label = self._named("label", source, example.label)
-                numbers = self._documents(source, row, example, contents, label)
+                prompt = opened.document_instruction
+                numbers = self._documents(source, row, example, contents, label, prompt)
                 for number in numbers[: len(example.positives)]:
                     of_row[0].append(row)
                     of_row[1].append(number)
@@ -254,11 +265,16 @@ class _Reader:
         )
 
     def document(
-        self, item: MultimodalInput, content: bytes, place: tuple[int, int, int], label: int
+        self,
+        item: MultimodalInput,
+        content: bytes,
+        place: tuple[int, int, int],
+        label: int,
+        instruction: str | None,
     ) -> int:
         number = self.numbers.setdefault(content, len(self.numbers))
         if number == len(self.labels):
-            asked = with_instruction(item, self.instructions[1])
+            asked = with_instruction(item, instruction)
             key = content if asked.instruction is None else _key(asked, self.digest)
             self.keys += key
             self.places.extend(place)
@@ -284,13 +300,14 @@ class _Reader:
         example: ContrastiveExample,
         contents: Sequence[bytes],
         label: int,
+        instruction: str | None,
     ) -> list[int]:
         items = (*example.positives, *example.hard_negatives)
         labels = [label] * len(example.positives)
         labels += [self._named("label", source, each) for each in example.negative_labels]
         labels += [-1] * (len(items) - len(labels))
         numbers = [
-            self.document(item, content, (source, row, slot), labels[slot])
+            self.document(item, content, (source, row, slot), labels[slot], instruction)
             for slot, (item, content) in enumerate(zip(items, contents, strict=True))
         ]
         for number in numbers:
@@ -311,16 +328,18 @@ def read_catalogue(
     *,
     corpus: Iterable[str | Path] = (),
     digest: Digest,
-    query_instruction: str | None = None,
-    document_instruction: str | None = None,
+    corpus_instruction: str | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Catalogue:
     """Read every row once. Rows that cannot be used are left out and named.
 
+    Args:
+        corpus_instruction: of documents of `corpus` that bring none.
+
     Raises:
         ConfigError: a corpus file that cannot be read, or a line of it that is no item.
     """
-    reader = _Reader(digest, query_instruction, document_instruction)
+    reader = _Reader(digest)
     rows = [reader.rows(source, each, advance) for source, each in enumerate(opened)]
     files = [_CorpusFile(Path(path)) for path in corpus]
     extra = array("q")
@@ -331,7 +350,8 @@ def read_catalogue(
                 content = _content(item, digest)
             except InputError as error:
                 raise ConfigError(f"{file.path}, line {file.numbers[row]}: {error}") from None
-            extra.append(reader.document(item, content, (source, row, 0), -1))
+            place = (source, row, 0)
+            extra.append(reader.document(item, content, place, -1, corpus_instruction))
     pairs = {kind: Groups(*both) for kind, both in reader.pairs.items()}
     more = np.array(extra, dtype=np.int64)
     pools = [
@@ -354,6 +374,7 @@ def read_catalogue(
         _of_id=pairs["id"],
         _of_sibling=pairs["sibling"],
         _same_as_query=np.array(same, dtype=np.int64),
+        corpus_instruction=corpus_instruction,
     )
 
 

@@ -254,7 +254,8 @@ class _Source:
             return [None] * len(examples)
         pairs, ends = [], [0]
         for _, _, example in examples:
-            query = with_instruction(example.query, self.config.query_instruction)
+            instruction = self.taught.catalogue.opened[self.source].query_instruction
+            query = with_instruction(example.query, instruction)
             documents = (*example.positives, *example.hard_negatives)
             pairs += [(query, MultimodalInput(each.parts)) for each in documents]
             ends.append(len(pairs))

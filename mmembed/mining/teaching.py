@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +60,29 @@ def teach(
 
     Args:
         digest: sha256 of a file, as `hashes_beside` has it.
+        query_instruction, document_instruction: in place of those of the data sets.
 
     Raises:
         ConfigError: a corpus file that cannot be used, or no usable row.
         DataError: the teacher cannot encode what the data hold.
     """
-    prompts = {
-        "query_instruction": query_instruction,
-        "document_instruction": document_instruction,
-    }
+    opened = [
+        replace(
+            each,
+            query_instruction=query_instruction or each.query_instruction,
+            document_instruction=document_instruction or each.document_instruction,
+        )
+        for each in opened
+    ]
     total = sum(len(each.adapter) for each in opened)
     with shown_progress(show_progress_bar, "reading", total, "rows") as advance:
-        catalogue = read_catalogue(opened, corpus=corpus, digest=digest, advance=advance, **prompts)
+        catalogue = read_catalogue(
+            opened,
+            corpus=corpus,
+            digest=digest,
+            corpus_instruction=document_instruction,
+            advance=advance,
+        )
     num_queries = sum(len(rows.usable) for rows in catalogue.rows)
     if not num_queries:
         named = "; ".join(f"{w}: {why}" for rows in catalogue.rows for w, why in rows.unusable[:3])
@@ -79,7 +90,7 @@ def teach(
     stored = StoredVectors(encoder, store, digest=digest)
     size = num_queries + len(catalogue)
     with shown_progress(show_progress_bar, "encoding", size, "items") as advance:
-        vectors = encode_all(catalogue, stored, part=part, advance=advance, **prompts)
+        vectors = encode_all(catalogue, stored, part=part, advance=advance)
     usable = sum(int(ok.sum()) for ok in vectors.queries_ok)
     with shown_progress(show_progress_bar, "scoring", usable, "rows") as advance:
         scores = [vectors.positive_scores(source, advance=advance) for source in range(len(opened))]
@@ -124,6 +135,8 @@ def job_id(
             repr(sorted(each.arguments.items())),
             each.adapter.revision,
             len(each.adapter),
+            each.query_instruction,
+            each.document_instruction,
             [digest(path) for path in getattr(each.adapter, "files", ())]
             or _rows_digest(each.adapter, digest),
         ]

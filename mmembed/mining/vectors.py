@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from mmembed.baselines.stored_vectors import StoredVectors, with_instruction
+from mmembed.baselines.stored_vectors import StoredVectors
 from mmembed.errors import DataError
 from mmembed.mining.catalogue import Catalogue
 from mmembed.mining.nearest import fixed_point
@@ -129,8 +129,6 @@ def encode_all(
     stored: StoredVectors,
     *,
     part: tuple[int, int] = (0, 1),
-    query_instruction: str | None = None,
-    document_instruction: str | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> TeacherVectors:
     """Encode what has no vector yet.
@@ -142,20 +140,14 @@ def encode_all(
         DataError: of a block not one item can be encoded, which is no fault of single files.
     """
 
-    def document(number: int) -> MultimodalInput:
-        return with_instruction(catalogue.item(number), document_instruction)
-
-    def query(source: int, row: int) -> MultimodalInput:
-        return with_instruction(catalogue.example(source, row).query, query_instruction)
-
     jobs = [
-        _Job("document", block, catalogue.key, document, catalogue.where)
+        _Job("document", block, catalogue.key, catalogue.asked_document, catalogue.where)
         for block in _blocks(np.arange(len(catalogue)))
     ]
     for source, rows in enumerate(catalogue.rows):
         where = partial(catalogue.where_row, source)
         jobs += [
-            _Job("query", block, rows.key, partial(query, source), where)
+            _Job("query", block, rows.key, partial(catalogue.asked_query, source), where)
             for block in _blocks(rows.usable)
         ]
     shift = part[0] * len(jobs) // part[1]

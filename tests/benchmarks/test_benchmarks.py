@@ -142,6 +142,18 @@ def test_growth_reports_every_size_and_plans_ten_million_rows(tmp_path: Path) ->
     assert "10,000,000 rows" in json.loads(path.read_text())["notes"][1]
 
 
+def test_all_sides_of_the_data_suite_read_the_same_rows(tmp_path: Path) -> None:
+    results = run(tmp_path, "data", "--sizes", "2100")
+    assert [result["case"] for result in results] == [
+        "2,100 pairs, JSON lines",
+        "2,100 pairs, Arrow",
+    ]
+    for result in results:
+        read = [(runs[0]["rows"], runs[0]["characters"]) for runs in result["sides"].values()]
+        assert len(read) == 3 and len(set(read)) == 1
+        assert read[0][0] == 2100
+
+
 def test_all_sides_of_the_loss_suite_compute_the_same_loss_and_gradients(tmp_path: Path) -> None:
     for result in run(tmp_path, "loss", "--sizes", "64,1100", "--width", "16"):
         ours, *others = (runs[0] for runs in result["sides"].values())

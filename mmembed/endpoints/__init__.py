@@ -1,0 +1,1 @@
+"""Servers that run a model for us, over the OpenAI-compatible HTTP interface."""
