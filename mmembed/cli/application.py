@@ -29,6 +29,7 @@ from mmembed.cli.recipe import recipe
 from mmembed.cli.report import report
 from mmembed.cli.search import search
 from mmembed.cli.soup import soup, soup_card
+from mmembed.cli.synthesize import synthesize
 from mmembed.cli.train import train
 from mmembed.errors import MMEmbedError, TrainingDiverged
 
@@ -112,6 +113,7 @@ for _command in (
 ):
     app.command()(_command)
 app.command("filter")(filter_pairs)
+app.command()(synthesize)
 app.add_typer(recipe, name="recipe")
 app.add_typer(evaluation, name="eval")
 app.add_typer(data, name="data")

@@ -1,0 +1,1 @@
+"""Training rows written by a language model: pipelines as data, run exactly once per row."""
