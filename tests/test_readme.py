@@ -117,10 +117,14 @@ def test_the_shell_examples_name_commands_and_options_that_exist() -> None:
         "ablate",
         "launch",
         "eval",
+        "data",
+        "mine",
+        "filter",
+        "synthesize",
     }
     assert every <= shown
     for words in commands:
-        name = words[:2] if words[0] in ("recipe", "eval") else words[:1]
+        name = words[:2] if words[0] in ("recipe", "eval", "data") else words[:1]
         result = CliRunner().invoke(app, [*name, "--help"])
         assert result.exit_code == 0, words
         for option in (word for word in words if word.startswith("--")):

@@ -5,6 +5,7 @@ Every knob's neutral value means "off".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import Field, model_validator
@@ -15,7 +16,7 @@ from mmembed.config.objective import LossConfig
 from mmembed.config.validation import StrictModel, did_you_mean, merge
 from mmembed.types import Task
 
-__all__ = ["DataConfig", "SamplingConfig", "StageConfig", "TemperatureConfig"]
+__all__ = ["DataConfig", "SamplingConfig", "StageConfig", "TemperatureConfig", "first_phrasing"]
 
 
 Instruction: TypeAlias = str | Annotated[tuple[str, ...], Field(min_length=1)] | None
@@ -53,6 +54,11 @@ class DataConfig(StrictModel):
     task: Task | None = None
     loss: LossName | None = None
     share: float = Field(default=1.0, gt=0)
+
+
+def first_phrasing(instruction: str | Sequence[str] | None) -> str | None:
+    """What is said where one wording must do, such as to the teacher of mining."""
+    return instruction if isinstance(instruction, str | None) else instruction[0]
 
 
 class SamplingConfig(StrictModel):

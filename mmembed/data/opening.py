@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from mmembed.config.files import (
     read_yaml,
 )
 from mmembed.config.recipe import Recipe
-from mmembed.config.stage import DataConfig
+from mmembed.config.stage import DataConfig, first_phrasing
 from mmembed.config.validation import StrictModel, did_you_mean, validate
 from mmembed.data.adapter import DatasetAdapter, resolve_adapter
 from mmembed.datasets import DatasetCard, DatasetCatalog
@@ -131,12 +131,16 @@ def open_entries(
         if (entry.adapter, entry.arguments) in seen:
             continue
         seen.append((entry.adapter, entry.arguments))
-        one = open_entry(entry.adapter, entry.arguments, name=entry.name)
+        one = replace(
+            open_entry(entry.adapter, entry.arguments, name=entry.name),
+            query_instruction=first_phrasing(entry.query_instruction),
+            document_instruction=first_phrasing(entry.document_instruction),
+        )
         taken = {other.name for other in opened}
         if one.name in taken:
             numbered = (f"{one.name}-{number}" for number in range(2, len(taken) + 3))
             name = next(other for other in numbered if other not in taken)
-            one = OpenedDataset(name, one.adapter, one.reference, one.arguments, one.card)
+            one = replace(one, name=name)
         opened.append(one)
     if not opened:
         raise ConfigError(f"{where} has no entries under `data`")

@@ -18,7 +18,7 @@ from mmembed.baselines.item_encoder import ItemEncoder
 from mmembed.baselines.loading import load_model
 from mmembed.baselines.our_model import OurModel
 from mmembed.config.mining import StageMiningConfig
-from mmembed.config.stage import DataConfig, StageConfig
+from mmembed.config.stage import DataConfig, StageConfig, first_phrasing
 from mmembed.data.mixture import Mixture
 from mmembed.data.opening import OpenedDataset
 from mmembed.data.row_files import RowFile
@@ -104,16 +104,11 @@ def _opened(stage: StageConfig, mixture: Mixture) -> Sequence[OpenedDataset]:
                 rows,
                 config.adapter,
                 config.arguments,
-                query_instruction=_first(entry.query_instruction),
-                document_instruction=_first(entry.document_instruction),
+                query_instruction=first_phrasing(entry.query_instruction),
+                document_instruction=first_phrasing(entry.document_instruction),
             )
         )
     return opened
-
-
-def _first(instruction: str | Sequence[str] | None) -> str | None:
-    """Of several phrasings the teacher reads the first."""
-    return instruction if isinstance(instruction, str | None) else instruction[0]
 
 
 def _mined(entry: DataConfig, name: str, file: Path) -> DataConfig:

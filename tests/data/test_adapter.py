@@ -52,7 +52,7 @@ def test_a_bad_first_row_does_not_spoil_the_others(tmp_path: Path):
     adapter = resolve_adapter(reference, {"path": str(path)})
     assert first_row(adapter) == adapter[1]
     path.write_text("{\n{\n")
-    with pytest.raises(ConfigError, match="no row that can be used; the first: .*line 1"):
+    with pytest.raises(ConfigError, match=r"no row that can be used; the first: .*line 1"):
         resolve_adapter(reference, {"path": str(path)})
 
 

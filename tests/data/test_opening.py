@@ -58,7 +58,9 @@ def test_a_mixture_file_has_entries_over_its_defaults(tmp_path):
     file.write_text(
         "defaults: {arguments: {languages: [en]}}\n"
         f"data:\n  - adapter: {EMOJI}\n  - adapter: {EMOJI}\n"
-        f"  - {{adapter: '{EMOJI}', arguments: {{seed: 1}}}}\n"
+        f"  - adapter: {EMOJI}\n"
+        "    arguments: {seed: 1}\n"
+        "    query_instruction: [Find it., Seek it.]\n"
     )
     opened = open_datasets(file)
     assert [dict(one.arguments) for one in opened] == [
@@ -66,6 +68,7 @@ def test_a_mixture_file_has_entries_over_its_defaults(tmp_path):
         {"languages": ["en"], "seed": 1},
     ]
     assert [one.name for one in opened] == ["emoji/names", "emoji/names-2"]
+    assert [one.query_instruction for one in opened] == [None, "Find it."]
     with pytest.raises(ConfigError, match="no entries"):
         open_entries([])
 

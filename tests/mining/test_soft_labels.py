@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,38 @@ def test_a_reranker_scores_positives_and_negatives(tmp_path: Path, tiny_reranker
             expected = reranker.score(example.query, documents, instruction="Answer it.")
             assert example.scores == pytest.approx(expected.tolist(), abs=1e-5)
             assert len(documents) == 4
+
+
+class Heard(ChosenVectors):
+    """Writes down what it was asked."""
+
+    def encode(self, items, *, role, show_progress_bar=None):  # type: ignore[no-untyped-def]
+        self.asked |= {(role, item.parts[0].text, item.instruction) for item in items}
+        return super().encode(items, role=role)
+
+
+def test_the_teacher_reads_each_data_set_with_its_own_instruction(tmp_path: Path) -> None:
+    data = [ListedRows([row(f"{name} {n}", [f"{name} answer {n}"]) for n in range(3)], name=name)
+            for name in ("web", "news")]  # fmt: skip
+    asked = [
+        replace(each, query_instruction=f"Search the {each.name}.", document_instruction=said)
+        for each, said in zip(opened(*data), (None, "An article."), strict=True)
+    ]
+    teacher = Heard()
+    teacher.asked = set()
+    config = MiningConfig(num_negatives=1, pool="all")
+    report = mine(asked, teacher, config, tmp_path, seed=0, show_progress_bar=False)
+    said = {(role, words.split()[0], instruction) for role, words, instruction in teacher.asked}
+    assert said == {
+        ("query", "web", "Search the web."),
+        ("query", "news", "Search the news."),
+        ("document", "web", None),
+        ("document", "news", "An article."),
+    }
+    for file in report.files.values():
+        rows = RowFile(file)
+        items = [item for n in range(3) for item in (rows[n].query, *rows[n].hard_negatives)]
+        assert all(item.instruction is None for item in items), "training words it anew"
 
 
 class Pixels(ChosenVectors):
