@@ -239,12 +239,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num-emoji", type=int, default=300)
     parser.add_argument("--relative-margin", type=float)
     parser.add_argument("--max-similarity", type=float, default=0.95)
+    parser.add_argument("--max-query-similarity", type=float, default=0.8)
     parser.add_argument("--last-rank", type=int, default=30)
     given = parser.parse_args(arguments)
     config = MiningConfig(
         ranks=(1, given.last_rank),
         relative_margin=given.relative_margin,
         max_similarity=given.max_similarity,
+        max_query_similarity=given.max_query_similarity,
     )
     teacher = load_model(given.teacher)
     with tempfile.TemporaryDirectory() as folder:

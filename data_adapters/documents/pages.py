@@ -39,7 +39,8 @@ def load(
     sources: Sequence[str] = (),
     max_negatives: int | None = None,
 ) -> ExampleRows:
-    """A row for each query; rows without one, which only bring a page, are left out.
+    """A row for each query; rows without one, which only bring a page, are left out, under `qa`
+    also those without an answer.
 
     Args:
         direction: `t2i`: the query asks for the page; `qa`: page and query ask for the answer.
@@ -54,18 +55,18 @@ def load(
     kept = tuple(sources)
     if kept and not source:
         raise ConfigError("sources needs source, the column that they stand in")
-    columns = [query, *filter(None, (source if kept else "", page_id, negatives))]
+    needed = (query, answer) if direction == "qa" else (query,)
+    columns = [*needed, *filter(None, (source if kept else "", page_id, negatives))]
     small = open_split(card, folder, columns=columns)
-    rows = _chosen(small, query, source, kept)
+    rows = _chosen(small, needed, source, kept)
     page_of = _Pages(open_split(card, folder, columns=[image]), image, small, page_id)
-    answers = open_split(card, folder, columns=[answer]) if direction == "qa" else None
 
     def parse(row: dict[str, Any], where: str) -> ContrastiveExample:
         number = row[_NUMBER]
         asked = text(row.get(query), query, where)
         page = Image(page_of.picture(number, folder, where))
-        if answers is not None:
-            said = (item(text(answers[number].get(answer), answer, where)),)
+        if direction == "qa":
+            said = (item(text(row.get(answer), answer, where)),)
             return ContrastiveExample(
                 MultimodalInput((page, Text(asked))),
                 said,
@@ -74,21 +75,29 @@ def load(
             )
         shown = MultimodalInput((page,))
         name = row.get(page_id) if page_id else None
-        others = page_of.numbers(row.get(negatives), max_negatives, where) if negatives else ()
+        listed = row.get(negatives) if negatives else None
+        others = page_of.numbers(listed, name, max_negatives, where)
         pictures = [Image(page_of.picture(other, folder, where)) for other in others]
         return ContrastiveExample(
             item(asked),
             (shown,),
             tuple(MultimodalInput((picture,)) for picture in pictures),
             task=card.task,
-            positive_ids=(_page_label(card, name) if name else document_id(shown, folder),),
+            positive_ids=(label(row, shown),),
         )
+
+    def label(row: dict[str, Any], shown: MultimodalInput) -> str:
+        name = row.get(page_id) if page_id else None
+        return f"{card.repo or card.name}/{name}" if name else document_id(shown, folder)
 
     planned: Callable[[dict[str, Any]], tuple[str, ...]] | None = None
     if page_id and direction == "t2i":
 
         def planned(row: dict[str, Any]) -> tuple[str, ...]:
-            return (_page_label(card, row.get(page_id)),)
+            if row.get(page_id):
+                return (label(row, MultimodalInput(())),)
+            page = Image(page_of.picture(row[_NUMBER], folder, f"row {row[_NUMBER]}"))
+            return (label(row, MultimodalInput((page,))),)
 
     return TableRows(card, _Numbered(small, rows), parse, document_ids=planned)
 
@@ -120,10 +129,11 @@ class _Pages:
     def picture(self, number: int, folder: Path, where: str) -> Path | bytes:
         return media_source(self._table[number].get(self._image), folder, where=where)
 
-    def numbers(self, names: Any, most: int | None, where: str) -> list[int]:
+    def numbers(self, names: Any, own: Any, most: int | None, where: str) -> list[int]:
+        """Places of the first `most` of these pages, without the positive, which is `own`."""
         if names is None:
             return []
-        if not isinstance(names, list):
+        if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
             raise InputError(
                 "invalid_type",
                 f"{where}: negatives are {shortened(names)}; expected a list of names of pages",
@@ -138,21 +148,20 @@ class _Pages:
             raise InputError(
                 "not_found", f"{where}: no page is called {shortened(unknown[0])}, a negative"
             )
-        return [self._places[name] for name in names[:most]]
+        return [self._places[name] for name in names if name != own][:most]
 
 
-def _chosen(table: RowTable, query: str, source: str, kept: tuple[str, ...]) -> np.ndarray:
+def _chosen(
+    table: RowTable, needed: Sequence[str], source: str, kept: tuple[str, ...]
+) -> np.ndarray:
     def is_kept(row: Mapping[str, Any] | None) -> bool:
         if row is None:
             return True  # reading it says why it cannot be used
-        return row.get(query) is not None and (not kept or row.get(source) in kept)
+        is_whole = all(row.get(column) is not None for column in needed)
+        return is_whole and (not kept or row.get(source) in kept)
 
     return saved_array(
         [table],
-        f"pages with {query}, {source} {kept}",
+        f"pages with {needed}, {source} {kept}",
         lambda: np.asarray([n for n, row in scanned(table) if is_kept(row)], np.int64),
     )
-
-
-def _page_label(card: DatasetCard, name: Any) -> str:
-    return f"{card.repo or card.name}/{name}"

@@ -1,8 +1,8 @@
 """Your own PDF files and a table of queries: `{"pdf": "reports/q3.pdf", "page": 4, "query": ...}`.
 
-JSON lines, CSV or parquet; the format `pdf-queries`. `page` is a number from 1, a range such as
-`2-5`, or left out for the whole file; several rows may name one page. `negatives` may list `{"pdf",
-"page"}` or paths.
+JSON lines, CSV or parquet; the format `pdf-queries`. `page`, or `pages`, is a number from 1, a
+range such as `2-5`, or left out for the whole file; several rows may name one page. `negatives` may
+list `{"pdf", "page"}` or paths.
 """
 
 from __future__ import annotations
@@ -51,12 +51,16 @@ class PdfQueries(TableRows):
         root = path.parent if media_root is None else Path(media_root)
 
         def document(row: dict[str, Any], where: str) -> MultimodalInput:
-            file = safe_path(root, row.get(pdf), where=where)
+            if row.get(pdf) in (None, ""):
+                raise InputError("empty", f"{where}: no {pdf}; found {', '.join(map(str, row))}")
+            file = safe_path(root, row[pdf], where=where)
             if not file.is_file():
                 raise InputError(
                     "not_found", f"{where}: {file} is not there", part="pdf", source=file.name
                 )
-            return MultimodalInput((Page(file, pages=_pages(row.get(page), where)),))
+            return MultimodalInput(
+                (Page(file, pages=_pages(row.get(page, row.get("pages")), where)),)
+            )
 
         def parse(row: dict[str, Any], where: str) -> ContrastiveExample:
             positives = (document(row, where),)

@@ -37,6 +37,7 @@ class FlagEmbedding(FormatRows):
         negatives = texts_of(row.get("neg"), "neg")
         if not positives:
             raise InputError("empty", f"no pos; found {', '.join(row)}")
+        self.check_task(row, "type")
         prompt = row.get("prompt")
         if prompt is not None and not isinstance(prompt, str):
             raise InputError("invalid_type", f"prompt: found {type(prompt).__name__}, not a text")

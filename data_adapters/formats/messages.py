@@ -67,12 +67,14 @@ class Swift(_Messages):
         label = row.get("label")
         if label is not None and (len(positives) > 1 or negatives):
             raise InputError("invalid_type", "a label, but not one pair: it grades one positive")
+        scores = None if label is None else (number_of(label, "label"),)
+        self.check_task(row, "label")
         return ContrastiveExample(
             query=query,
             positives=positives,
             hard_negatives=negatives,
             task=self.task,
-            scores=None if label is None else (number_of(label, "label"),),
+            scores=scores,
         )
 
     def _several(self, row: Mapping[str, Any], side: str) -> tuple[MultimodalInput, ...]:

@@ -28,6 +28,21 @@ _MEDIA_KEYS = ("image", "video", "pdf", "page")
 class FormatRows(LocalRows):
     """The rows of files in one format; arguments as `LocalRows`."""
 
+    def check_task(self, row: Mapping[str, Any], field: str) -> None:
+        """Refuse a row of another task than the first one; a data set has one.
+
+        Args:
+            field: that says the task.
+        """
+        task = self.task_of(row)
+        if task != self.task and not self.is_task_given:
+            raise InputError(
+                "invalid_type",
+                f"{field}: {shortened(row.get(field))} means the task {task} in a file whose first "
+                f"row is {self.task}; a data set has one task: give each its file, or all rows "
+                f"this one with task={self.task}",
+            )
+
     def item(self, cell: Any, name: str, instruction: str | None = None) -> MultimodalInput:
         """The item of a cell; `name` is said in errors."""
         try:
@@ -110,7 +125,7 @@ def number_of(value: Any, name: str) -> float:
     """
     try:
         number = float(value) if isinstance(value, str | int | float) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         number = None
     if number is None or isinstance(value, bool) or not math.isfinite(number):
         raise InputError("invalid_type", f"{name}: found {shortened(value)}; expected a number")

@@ -36,6 +36,7 @@ _POSITIVES = (
     "hypothesis",
     "response",
 )
+_WHOLE = re.compile(r"\s*[+-]?\d+\s*")
 _NEGATIVE = re.compile(r"(hard_)?negative(_?\d+)?$|sentence3$|text3$")
 
 
@@ -62,6 +63,10 @@ class SentenceTransformers(FormatRows):
         name: str | None = None,
         split: str = "train",
     ) -> None:
+        if isinstance(columns, str) or (columns is not None and not all(map(_is_text, columns))):
+            raise ConfigError(f"columns is {columns!r}; give a list of names: [query, document]")
+        if label is not None and not isinstance(label, str):
+            raise ConfigError(f"label is {label!r}; give the name of a column")
         self._label = label
         self._inputs: tuple[str, ...] | None = None if columns is None else tuple(columns)
         super().__init__(path, task=task, media_root=media_root, name=name, split=split)
@@ -139,11 +144,12 @@ class SentenceTransformers(FormatRows):
                 "invalid_type",
                 f"{self._label}: one number for {1 + num_negatives} documents; expected a list",
             )
-        if self._label.startswith("label") and isinstance(target, int) and target not in (0, 1):
+        is_whole = _WHOLE.fullmatch(str(target)) is not None  # CSV has numbers as texts
+        if self._label.startswith("label") and is_whole and score not in (0, 1):
             raise InputError(
                 "invalid_type",
                 f"{self._label}: found the class {target}; pairs are labelled 0 or 1, or with a "
-                "similarity",
+                "similarity; if it is one, call the column score",
             )
         return (score,)
 
@@ -163,6 +169,10 @@ class SentenceTransformers(FormatRows):
             raise InputError("empty", f"{self._label}: no document is labelled 1")
         negatives = tuple(item for item, label in zip(items, labels, strict=True) if not label)
         return positives, negatives
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _inputs(columns: Sequence[str], label: str | None) -> tuple[str, ...]:

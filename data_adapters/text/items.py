@@ -82,7 +82,22 @@ def example(
     negatives: Sequence[str] = (),
     **more: Any,
 ) -> ContrastiveExample:
-    """An example whose documents are texts, with ids of their content."""
+    """An example whose documents are texts, with ids of their content.
+
+    A negative that says what a positive says is left out, with its score and its label: sources
+    have the same passage under two ids, and two classes of one name.
+    """
+    right = set(positives)
+    if not right.isdisjoint(negatives):
+        kept = [place for place, one in enumerate(negatives) if one not in right]
+        negatives = [negatives[place] for place in kept]
+        if labels := more.get("negative_labels"):
+            more["negative_labels"] = tuple(labels[place] for place in kept)
+        if scores := more.get("scores"):
+            more["scores"] = (
+                *scores[: len(positives)],
+                *(scores[len(positives) + place] for place in kept),
+            )
     documents = tuple(map(item, positives))
     return ContrastiveExample(
         query=query,

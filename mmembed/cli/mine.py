@@ -75,6 +75,10 @@ def mine(
     max_similarity: Annotated[
         float | None, typer.Option(help="Of a negative to a positive, as documents.")
     ] = None,
+    max_query_similarity: Annotated[
+        float | None,
+        typer.Option(help="Of the query to queries that the negative is a positive of."),
+    ] = None,
     min_positive: Annotated[
         float | None, typer.Option(help="Rows without a positive above this are dropped.")
     ] = None,
@@ -122,7 +126,8 @@ def mine(
 
     OUT gets a file of rows for each data set, to be trained on, and mining.json. Known positives
     are never negatives: by content, by id, by label, and those of rows with the same query. Stop it
-    at any moment; the same command goes on from there.
+    at any moment; the same command goes on from there. Media files that were replaced since do not
+    make it another job: mine them into another folder.
 
     \b
     Examples:
@@ -151,6 +156,7 @@ def mine(
         "relative_margin": relative_margin,
         "max_percentile": max_percentile,
         "max_similarity": max_similarity,
+        "max_query_similarity": max_query_similarity,
         "min_positive": min_positive,
         "max_positive_rank": max_positive_rank,
         "pool": pool,

@@ -36,12 +36,24 @@ def synthesize(
         bool, typer.Option("--estimate", help="Say what it would cost and ask nothing.")
     ] = False,
     max_cost: Annotated[
-        float | None, typer.Option(help="Stop before this is exceeded; needs the prices.")
+        float | None,
+        typer.Option(
+            help="Stop before this is exceeded; needs "
+            '--set "limits.price_per_million={input: 1, output: 2}".'
+        ),
+    ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(help="Of HTTP, such as http://proxy:3128; the environment is not asked."),
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 8,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="dotted.key=value of the pipeline; repeat for several."),
+        typer.Option(
+            "--set",
+            help="dotted.key=value of the pipeline, such as near_duplicates=0.8 or "
+            "max_tokens_field=max_completion_tokens; repeat for several.",
+        ),
     ] = None,
     filter_teacher: Annotated[
         str | None,
@@ -50,6 +62,9 @@ def synthesize(
     filter_min_score: Annotated[
         float, typer.Option(help="Cosine of query and positive that it must see.")
     ] = 0.7,
+    format: Annotated[
+        str | None, typer.Option("--format", "-f", help="Of the input; default: found out.")
+    ] = None,
     root: Annotated[Path, typer.Option(help="Where downloaded data sets lie.")] = Path("data"),
     list_: Annotated[
         bool, typer.Option("--list", help="Show the pipelines that there are.")
@@ -88,7 +103,7 @@ def synthesize(
     if max_cost is not None:
         overrides.append(f"limits.max_cost={max_cost}")
     settings = load_pipeline(pipeline, overrides=overrides)
-    rows = open_rows(input, root=root)
+    rows = open_rows(input, root=root, format=format)
     found = estimate_run(settings, rows, limit=limit)
     if estimate:
         typer.echo(found)
@@ -110,6 +125,7 @@ def synthesize(
         requests_per_minute=limits.requests_per_minute,
         tokens_per_minute=limits.tokens_per_minute,
         concurrency=concurrency,
+        proxy=proxy,
         seed=settings.seed,
     ) as client:
         report = run(settings, rows, client, out, limit=limit)

@@ -39,6 +39,9 @@ class MiningConfig(StrictModel):
         max_percentile: a negative scores at most this percentile.
         max_similarity: cosine of a negative to the nearest positive (both as documents); what is
             above is taken for the same thing.
+        max_query_similarity: cosine of the row's query to the nearest query that the negative is a
+            positive of; what is above is taken for the same question. Tells false negatives better
+            than `max_similarity` where the teacher has learnt queries against documents only.
         min_positive, min_positive_percentile: a row is dropped unless a positive scores above.
         max_positive_rank: a row is dropped when its best positive scores below the hit of this
             rank.
@@ -64,6 +67,7 @@ class MiningConfig(StrictModel):
     positive: Literal["mean", "min", "max"] = "mean"
     max_percentile: Percentile | None = None
     max_similarity: Cosine | None = None
+    max_query_similarity: Cosine | None = None
     min_positive: Cosine | None = None
     min_positive_percentile: Percentile | None = None
     max_positive_rank: Annotated[int, Field(ge=1)] | None = None

@@ -133,8 +133,9 @@ class StageConfig(StrictModel):
         losses: by task, or by the name that data have under `loss`; each a whole `LossConfig`
             merged over `loss`.
         sampling: which group gives the next batch.
-        mining: hard negatives are mined for all data of the stage before its first step; stages
-            that follow each other mine anew. None = the rows have their own.
+        mining: hard negatives are mined for the data of the stage before its first step, but for
+            graded pairs (`cosent`), which stay as they are; stages that follow each other mine
+            anew. None = the rows have their own.
         lora: train low-rank updates; they are merged into the model folder.
         freeze: parts whose parameter names start so are not trained (`visual`, ...).
         save_every: steps between checkpoints; None = only the end.
@@ -223,6 +224,10 @@ class StageConfig(StrictModel):
     def loss_of(self, key: str) -> LossConfig:
         """By the task of a batch, or the name that its data have under `loss`."""
         return self.losses.get(key, self.loss)
+
+    def mining_of(self, key: str) -> StageMiningConfig | None:
+        """By what `loss_of` takes; None where rows stay as they are."""
+        return None if self.loss_of(key).objective == "cosent" else self.mining
 
     def batch_size_of(self, task: Task) -> int:
         return self.batch_sizes.get(task, self.batch_size)

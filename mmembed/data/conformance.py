@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,9 @@ def check_stage(stage: StageConfig, mixture: Mixture, *, width: int | None = Non
     by_loss: dict[str, list[_Entry]] = defaultdict(list)
     for number, entry in enumerate(mixture.entries):
         mixture.share(entry.group)
-        by_loss[mixture.loss(entry.group)].append(_entry(mixture, number, stage.mining))
+        loss_name = mixture.loss(entry.group)
+        by_loss[loss_name].append(_entry(mixture, number, stage.mining_of(loss_name)))
+    _refuse_mining(stage, by_loss)
     tasks = {each.task for entries in by_loss.values() for each in entries}
     idle = (set(stage.losses) - set(by_loss)) | (set(stage.batch_sizes) - tasks)
     warnings = [
@@ -250,6 +252,25 @@ def _refuse_dims(loss: LossConfig, task: str, width: int | None) -> None:
         raise ConfigError(
             f"{task}: matryoshka.dims has {_listed(map(str, too_wide))}, but the model's "
             f"embeddings have {width} dimensions; leave them out"
+        )
+
+
+def _refuse_mining(stage: StageConfig, names: Iterable[str]) -> None:
+    """Args: names of the losses that the data of the stage ask for."""
+    if stage.mining is None:
+        return
+    objectives = {name: stage.loss_of(name).objective for name in names}
+    if set(objectives.values()) == {"cosent"}:
+        raise ConfigError(
+            "mining: nothing is mined for objective cosent, which ranks graded pairs; leave mining "
+            "out"
+        )
+    asked = [name for name, objective in objectives.items() if objective == "yes_no"]
+    if asked and stage.mining.teacher is None:
+        raise ConfigError(
+            f"mining: the model that enters the stage is a reranker (objective yes_no of "
+            f"{_listed(asked)}), which has no vectors to search with; name an embedding model as "
+            "mining.teacher"
         )
 
 

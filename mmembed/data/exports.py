@@ -62,6 +62,7 @@ class Export:
             "positive_ids": example.positive_ids,
             "label": example.label is not None,
             "negative_labels": example.negative_labels,
+            "scores": example.scores is not None,
             "task": example.task != "retrieval",
             "meta": meta,
         }
@@ -97,7 +98,7 @@ class SentenceTransformersExport(Export):
         negatives: how many each row has, the first ones; None = as many as the first row.
     """
 
-    holds = frozenset({"task"})
+    holds = frozenset({"task", "scores"})
 
     def __init__(self, path: str | Path, *, negatives: int | None = None) -> None:
         super().__init__(path)
@@ -146,6 +147,8 @@ class SentenceTransformersExport(Export):
             )
         if example.task != "retrieval" and not is_graded:
             self.left["task"] += 1
+        if len(example.hard_negatives) > wanted:
+            self.left[f"negatives beyond the first {wanted}"] += 1
         return rows
 
 
@@ -159,7 +162,7 @@ _TYPES = {
 class FlagEmbeddingExport(Export):
     """`query`, `pos`, `neg`, `pos_scores`, `neg_scores`, `prompt`, `type`."""
 
-    holds = frozenset({"task"})
+    holds = frozenset({"task", "scores"})
 
     def rows(self, example: ContrastiveExample) -> list[dict[str, Any]]:
         count = len(example.positives)
@@ -191,8 +194,10 @@ class TevatronExport(Export):
     holds = frozenset({"id", "positive_ids"})
 
     def rows(self, example: ContrastiveExample) -> list[dict[str, Any]]:
-        if example.scores is not None:
-            self.left["scores"] += 1
+        if example.task == "sts" and example.scores is not None:
+            raise InputError(
+                "invalid_type", "a graded pair; the format has no grades, and all would be positive"
+            )
         ids = example.positive_ids or (None,) * len(example.positives)
         return [
             {

@@ -13,10 +13,11 @@ from typing import Any, Protocol, cast
 
 from mmembed.config.validation import did_you_mean
 from mmembed.data.opening import read_sources
-from mmembed.errors import ConfigError
+from mmembed.errors import ConfigError, DataError, InputError
 from mmembed.tables.files import table_files
 from mmembed.tables.local_rows import first_good_row
 from mmembed.tables.opening import open_table
+from mmembed.tables.rows import RowTable
 
 __all__ = ["Format", "detect_format", "list_formats", "load_format"]
 
@@ -60,17 +61,29 @@ def detect_format(path: str | Path) -> str:
 
     Raises:
         ConfigError: no format, or several; the message has the columns and what to say.
-        DataError: the file is not there, or no table.
+        DataError: the file is not there, or no table, or it has no row that can be read.
     """
     table = open_table(table_files(path))
     columns, row = tuple(table.columns), first_good_row(table)
     found = [name for name in list_formats() if load_format(name).matches(columns, row)]
     if len(found) == 1:
         return found[0]
-    has = f"{path} has the columns {', '.join(columns) or '(none that can be read)'}"
+    if not columns:
+        raise DataError(_nothing_readable(path, table))
+    has = f"{path} has the columns {', '.join(columns)}"
     if found:
         raise ConfigError(f"{has}, which fit {' and '.join(found)}; choose one with --format")
     raise ConfigError(
         f"{has}, which fit none of the formats {', '.join(list_formats())}; rename columns, or say "
         "what they are with --format"
     )
+
+
+def _nothing_readable(path: str | Path, table: RowTable) -> str:
+    if not len(table):
+        return f"{path} has no rows"
+    try:
+        table[0]
+    except InputError as error:
+        return f"{path}: none of its {len(table):,} rows can be read; the first: {error.detail}"
+    return f"{path}: its rows have no columns"

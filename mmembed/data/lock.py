@@ -35,6 +35,7 @@ __all__ = [
     "read_lock",
     "require_lock",
     "rows_sha256",
+    "unplaced",
     "write_lock",
 ]
 
@@ -200,12 +201,12 @@ def _row_line(row: ContrastiveExample | InputError) -> bytes:
         *(row.task, row.query_id, row.positive_ids, row.label, row.negative_labels, row.scores),
         *(len(row.positives), len(row.hard_negatives)),
         *(item.instruction for item in items),
-        *(content_id(_unplaced(item)) for item in items),
+        *(content_id(unplaced(item)) for item in items),
     ]
     return f"{said!r}\n".encode("utf-8", "surrogatepass")
 
 
-def _unplaced(item: MultimodalInput) -> MultimodalInput:
+def unplaced(item: MultimodalInput) -> MultimodalInput:
     """The item with files by name, so that the folder of the data does not matter."""
     return MultimodalInput(tuple(map(_unplaced_part, item.parts)), item.instruction)
 

@@ -53,7 +53,6 @@ class RowFile(LocalRows):
         super().__init__(path, task=task, media_root=media_root, name=name, split=split)
         is_columnar = self.table.files[0].suffix in (".parquet", ".arrow")
         self._item = item_of_cell if is_columnar else item_of_json
-        self._is_forced = task is not None
         if "positive_ids" in self.table.columns:
             self.document_ids = self._document_ids
 
@@ -66,10 +65,7 @@ class RowFile(LocalRows):
 
     def meta(self, index: int) -> dict[str, Any]:
         """What the row says besides: its `meta`."""
-        meta = self.table[index].get("meta")
-        if isinstance(meta, str):  # parquet
-            meta = json.loads(meta)
-        return dict(meta or {})
+        return _meta(self.table[index].get("meta"))
 
     def task_of(self, row: Mapping[str, Any]) -> Task:
         task: Task = row["task"] if row.get("task") in _TASKS else "retrieval"
@@ -82,6 +78,10 @@ class RowFile(LocalRows):
         query, positives = get("query"), get("positives")
         if positives is None:
             positives = get("positive")
+        elif get("positive") is not None:
+            raise InputError("invalid_type", "both positives and positive; give one of them")
+        if get("meta") is not None:
+            _meta(row["meta"])
         if query is None or positives is None:
             raise _missing("query" if query is None else "positives", row)
         if type(positives) is not list:
@@ -143,7 +143,7 @@ class RowFile(LocalRows):
             raise InputError(
                 "invalid_type", f"task {shown(task)} is unknown{guess}; tasks: {', '.join(_TASKS)}"
             )
-        if not self._is_forced:
+        if not self.is_task_given:
             raise InputError(
                 "invalid_type",
                 f"task {task!r} in a file whose first row is {self.task!r}; a data set has one "
@@ -166,6 +166,19 @@ def _missing(field: str, row: Mapping[str, Any]) -> InputError:
         "empty",
         f"no {field}; found {', '.join(row) or 'no fields'}; query and positives are needed",
     )
+
+
+def _meta(value: Any) -> dict[str, Any]:
+    """An object; parquet has it as JSON."""
+    found = value
+    if isinstance(value, str):
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            found = value
+    if found is not None and not isinstance(found, dict):
+        raise InputError("invalid_type", f"meta: found {shown(value)}; an object is expected")
+    return dict(found or {})
 
 
 def _list(value: Any, field: str) -> list[Any]:
@@ -213,11 +226,18 @@ def _scores(value: Any, count: int) -> tuple[float, ...] | None:
             raise InputError(
                 "invalid_type", f"scores[{number}]: found {shown(each)}; a number is expected"
             )
-        if not math.isfinite(each):
-            raise InputError("nonfinite", f"scores[{number}]: {each}")
+        if not _is_finite(each):
+            raise InputError("nonfinite", f"scores[{number}]: {str(each)[:20]}")
     if len(values) != count:
         raise InputError(
             "invalid_type",
             f"{len(values)} scores for {count} positives and negatives; give one each, or none",
         )
     return tuple(map(float, values))
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False

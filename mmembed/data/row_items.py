@@ -186,10 +186,18 @@ class MediaFolder:
     def _copy(self, path: Path) -> str:
         known = self._copied.get(path)
         if known is None:
-            digest = hash_file(path)
-            with path.open("rb") as file:
-                suffix = media_suffix(file.read(1024))
-            known = f"media/{digest}{path.suffix.lower() if suffix == '.bin' else suffix}"
+            try:
+                digest = hash_file(path)
+                with path.open("rb") as file:
+                    suffix = media_suffix(file.read(1024))
+            except InputError as error:
+                raise InputError(error.code, f"{path}: {error.detail}") from None
+            suffix = path.suffix.lower() if suffix == ".bin" else suffix
+            if kind_of_suffix(Path(f"_{suffix}")) is None:
+                raise InputError(
+                    "unsupported_format", f"{path}: neither a picture nor a clip nor a PDF file"
+                )
+            known = f"media/{digest}{suffix}"
             target = self.folder / known
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ for vectors and by `synthesis/` for texts.
 Overload (429), errors of the server (500, 502, 503, 504), broken connections, timeouts and answers
 that are not JSON are tried again; a refusal is not. No redirect is followed and neither proxies
 nor credentials are taken from the environment: what is sent, the key above all, goes to the named
-host and nowhere else.
+host, through a proxy only where one is named, and nowhere else.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from mmembed.errors import ConfigError, EndpointError, MissingDependencyError
 
 __all__ = ["EndpointClient"]
 
-RETRIED = frozenset({429, 500, 502, 503, 504})
+RETRIED = frozenset({408, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+LEAST_SECRET_CHARACTERS = 12  # shorter keys are placeholders such as `none`, and words of answers
 SHOWN_CHARACTERS = 300  # of a server's message
 FIRST_BACKOFF_SECONDS = 0.5
 MOST_BACKOFF_SECONDS = 60.0
@@ -51,6 +52,7 @@ class EndpointClient:
         requests_per_minute, tokens_per_minute: of all threads together; None: no limit.
         max_response_bytes: a longer answer is refused.
         concurrency: requests in flight at once.
+        proxy: address of an HTTP proxy for all requests; None: none, whatever the environment says.
         seed: of the jitter in the waits between attempts.
 
     Raises:
@@ -73,6 +75,7 @@ class EndpointClient:
         tokens_per_minute: float | None = None,
         max_response_bytes: int = 64_000_000,
         concurrency: int = 8,
+        proxy: str | None = None,
         seed: int = 0,
         first_backoff_seconds: float = FIRST_BACKOFF_SECONDS,
     ) -> None:
@@ -99,6 +102,7 @@ class EndpointClient:
         )
         self._stopped = threading.Event()
         self._http = httpx2.Client(
+            proxy=_checked_proxy(proxy),
             timeout=httpx2.Timeout(read_seconds, connect=connect_seconds, pool=None),
             limits=httpx2.Limits(max_connections=concurrency),
             follow_redirects=False,
@@ -140,7 +144,8 @@ class EndpointClient:
         Raises:
             EndpointError: refused, no usable answer after `max_retries`, or stopped.
         """
-        payload = json.dumps({"model": self.model, **body}, ensure_ascii=False).encode()
+        text = json.dumps({"model": self.model, **body}, ensure_ascii=False)
+        payload = text.encode(errors="replace")  # half of a surrogate pair has no bytes
         attempt = 0
         while True:
             self._wait(self._pace.enter(num_tokens, time.monotonic()))
@@ -237,7 +242,8 @@ class EndpointClient:
             if time.monotonic() > deadline:
                 raise _Failed(f"no complete answer in {self._timeout_seconds:g} seconds")
         text = body.decode("utf-8", errors="replace")
-        return text.replace(self._key, "***") if self._key else text
+        is_secret = len(self._key) >= LEAST_SECRET_CHARACTERS
+        return text.replace(self._key, "***") if is_secret else text
 
     def _judged(self, status: int, headers: Mapping[str, str], text: str) -> dict[str, Any]:
         """The object of a good answer, or why it is none."""
@@ -248,10 +254,11 @@ class EndpointClient:
                 raise _Failed("the answer is not JSON", status=status) from None
             if not isinstance(answer, dict):
                 raise _Failed("the answer is no JSON object", status=status)
-            return answer
+            if not answer.get("error") or answer.keys() & {"choices", "data"}:
+                return answer
         message, code = _said(text)
         reason = f"status {status}" + (f": {message}" if message else "")
-        if status in RETRIED and code != "insufficient_quota":
+        if status in {200, *RETRIED} and code != "insufficient_quota":
             raise _Failed(reason, status=status, retry_after=retry_after_seconds(headers))
         if 300 <= status < 400:
             reason += "; redirects are not followed: give the final address as base URL"
@@ -286,6 +293,16 @@ def _checked_address(base_url: str) -> str:
             "and name that"
         )
     return base_url.rstrip("/")
+
+
+def _checked_proxy(address: str | None) -> str | None:
+    try:
+        valid = address is None or bool(urlsplit(address).hostname)
+    except ValueError:
+        valid = False
+    if not valid or (address and urlsplit(address).scheme not in {"http", "https"}):
+        raise ConfigError("the proxy is not an address; give one such as http://proxy:3128")
+    return address
 
 
 def _key(variable: str | None) -> str:

@@ -28,7 +28,8 @@ def item_card(item: MultimodalInput, decoder: MediaDecoder, *, caption: str = ""
         try:
             pictures += decoder.decode(part, _THUMBNAIL).frames
         except InputError as error:
-            failures.append(f"cannot be shown: {error.code}")
+            named = f" ({error.source})" if error.source else ""
+            failures.append(f"cannot be shown: {error.code}{named}")
     text = " ".join(texts)
     if len(text) > _MAX_LETTERS:
         text = text[:_MAX_LETTERS] + " ..."

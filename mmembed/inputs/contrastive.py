@@ -73,6 +73,7 @@ class ContrastiveBatch:
         positive: (B,) column of each query's positive.
         owner: (M,) row of the query that brought each document.
         ids: (M,) 64-bit content ids; equal ids are the same document.
+        positive_contents: (B,) ids of what the positives hold, whatever their adapter calls them.
         query_ids: (B,) content ids of the queries.
         query_classes: (B,) ids of class names; document_classes: (M,). Where a row names no
             class, its content id stands in, which no other content has.
@@ -89,6 +90,7 @@ class ContrastiveBatch:
     tasks: tuple[str, ...]
     sources: tuple[str, ...]
     num_tokens: int
+    positive_contents: Tensor
     query_ids: Tensor
     query_classes: Tensor
     document_classes: Tensor
@@ -218,6 +220,7 @@ class ContrastiveCollator:
             tasks=tuple(row.temperature_group for row in rows),
             sources=tuple(dict.fromkeys(row.source for row in rows)),
             num_tokens=sum(item.num_tokens for item in items),
+            positive_contents=torch.tensor([row.positive_content for row in rows]),
             query_ids=torch.tensor([row.query_id for row in rows]),
             query_classes=torch.tensor([row.classes[0] for row in rows]),
             document_classes=torch.tensor([rows[n].classes[1 + place] for n, place in columns]),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from mmembed.data.opening import OpenedDataset
@@ -27,13 +28,14 @@ from mmembed.inspection.rows import RowSpace, fields_of, sampled_rows
 from mmembed.inspection.statistics import DatasetStatistics
 from mmembed.progress import shown_progress
 from mmembed.store.content import hash_file
-from mmembed.types import ContrastiveExample, Text
+from mmembed.types import ContrastiveExample, Text, Url
 
 __all__ = ["CheckReport", "check_rows"]
 
 _AT_ONCE = 64
 _REMEMBERED_FILES = 1 << 16
 _IMBALANCE = 100
+_SHOWN = 200
 _MISSING = frozenset({"not_found", "not_a_file"})
 
 
@@ -235,9 +237,11 @@ class _Check:
         kind = "missing" if error.code in _MISSING else "corrupt"
         if error.code == "forbidden_url":
             kind = "address"
-        source = f"{error.source}: " if error.source else ""
+        named = _named(part.source) or error.source
+        source = f"{named}: " if named else ""
         where = f"{field}, {part_name(part)}"
-        self.report(RawFinding(kind, row, where, f"{source}{error.code}: {error.detail}"))
+        detail = "not opened" if kind == "address" else error.detail
+        self.report(RawFinding(kind, row, where, f"{source}{error.code}: {detail}"))
 
     def _look_into(
         self, row: int, example: ContrastiveExample, facts: dict[int, list[MediaFacts]]
@@ -251,3 +255,10 @@ class _Check:
             self.report(RawFinding(kind, row, field, message))
         for raw in self._comparison.add(row, example, hashes, facts):
             self.report(raw)
+
+
+def _named(source: Any) -> str:
+    """A file with its folder, an address; nothing for what is in memory or in several files."""
+    if isinstance(source, Url):
+        return source.url[:_SHOWN]
+    return str(source)[-_SHOWN:] if isinstance(source, Path) else ""

@@ -38,6 +38,7 @@ KINDS: dict[str, Kind] = {
     "near_text": Kind("warning", "texts that nearly repeat an earlier one"),
     "near_picture": Kind("warning", "pictures that look like an earlier one"),
     "encoding": Kind("warning", "texts with damaged letters"),
+    "media_as_text": Kind("warning", "texts that look like media"),
     "lossy": Kind("warning", "media that are decoded with a loss"),
     "address": Kind("warning", "media at an address, which were not opened"),
     "repeated_query": Kind("note", "queries that several rows have"),

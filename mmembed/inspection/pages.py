@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mmembed.inspection.check import CheckReport
 from mmembed.inspection.findings import KINDS, Finding
 from mmembed.inspection.statistics import DatasetStatistics, Histogram
 
-__all__ = ["statistics_section", "table", "write_check_page"]
+__all__ = ["number_words", "statistics_section", "table", "write_check_page"]
 
 _SHOWN = 20
 _SHOWN_CLASSES = 30
@@ -53,24 +54,29 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Markup:
     return element("div", whole, class_="wide")
 
 
-def statistics_section(facts: DatasetStatistics, *more: Child) -> Markup:
-    """What a data set is like: modalities, classes, histograms."""
+def statistics_section(facts: DatasetStatistics, *more: Child, before: Child = "") -> Markup:
+    """What a data set is like: modalities, numbers, classes; a histogram where values differ."""
     children: list[Child] = [
         element("p", f"{facts.num_read:,} of {facts.num_rows:,} rows were read.", class_="muted")
     ]
     pairs = [(query, document, f"{n:,}") for (query, document), n in facts.modalities.most_common()]
     if pairs:
         children.append(table(("query", "document", "pairs"), pairs))
-    charts = [_chart(name, each) for name, each in facts.histograms.items() if each.count]
-    if facts.labels:
+    counted = {name: each for name, each in facts.histograms.items() if each.count}
+    if counted:
+        head = ("", "values", "least", "median", "95 %", "most")
+        children.append(table(head, [_numbers(name, each) for name, each in counted.items()]))
+    charts = [_chart(name, each) for name, each in counted.items() if len(list(each.bins())) > 1]
+    if len(facts.labels) > 1:
         top = facts.labels.most_common(_SHOWN_CLASSES)
         note = f"{len(facts.labels):,} classes" + (
             f", the {_SHOWN_CLASSES} largest" if len(facts.labels) > _SHOWN_CLASSES else ""
         )
         chart = BarChart("rows of a class", [name for name, _ in top], [n for _, n in top], note)
         charts.append(bar_chart(chart))
-    children.append(element("div", charts, class_="charts"))
-    return section(facts.name, children, *more)
+    if charts:
+        children.append(element("div", charts, class_="charts"))
+    return section(facts.name, before, children, *more)
 
 
 def _findings(kind: str, findings: list[Finding], count: int) -> Markup:
@@ -90,9 +96,17 @@ def _findings(kind: str, findings: list[Finding], count: int) -> Markup:
 
 def _chart(name: str, histogram: Histogram) -> Markup:
     bins = list(histogram.bins())
-    note = (
-        f"{histogram.count:,} values, least {histogram.least:,.4g}, median "
-        f"{histogram.quantile(0.5):,.4g}, most {histogram.most:,.4g}"
-    )
-    labels = ["0" if high == 0 else f"{low:,.3g}" for low, high, _ in bins]
-    return bar_chart(BarChart(name, labels, [count for *_, count in bins], note))
+    starts = [math.ceil(low - 1e-9) if histogram.is_whole else low for low, *_ in bins]
+    labels = [number_words(start) for start in starts]
+    return bar_chart(BarChart(name, labels, [count for *_, count in bins]))
+
+
+def _numbers(name: str, histogram: Histogram) -> tuple[str, ...]:
+    quantiles = (histogram.quantile(0.5), histogram.quantile(0.95))
+    values = (histogram.least, *quantiles, histogram.most)
+    return name, f"{histogram.count:,}", *map(number_words, values)
+
+
+def number_words(value: float) -> str:
+    """Two digits behind the point where there is little before it."""
+    return f"{value:,.2f}" if value < 10 and value != int(value) else f"{value:,.0f}"

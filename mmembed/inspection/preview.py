@@ -63,13 +63,15 @@ def write_preview(
             shown = {int(row): "" for row in sampled_rows(len(space), share, seed=seed)}
             shown |= {row: words for row, words in extremes.items() if row not in shown}
             articles = []
-            for row, words in shown.items():
-                articles.append(_article(space, row, words, facts, decoder, template))
-                advance(0 if words else 1)
-            sections.append(statistics_section(facts, _card_words(space.datasets[0]), articles))
+            for row, why in shown.items():
+                articles.append(_article(space, row, why, facts, decoder, template))
+                advance(0 if why else 1)
+            words = _card_words(space.datasets[0])
+            sections.append(statistics_section(facts, articles, before=words))
+    sets = "1 data set" if len(datasets) == 1 else f"{len(datasets)} data sets"
     summary = (
-        f"{len(datasets)} data sets, {sum(map(len, spaces)):,} rows. Rows are drawn by seed "
-        f"{seed}; histograms are of up to {_SCANNED:,} rows of each."
+        f"{sets}, {sum(map(len, spaces)):,} rows. Rows are drawn by seed {seed}; numbers are of up "
+        f"to {_SCANNED:,} rows of each."
     )
     head = element("section", element("p", summary), class_="summary")
     composition = _composition(spaces) if len(spaces) > 1 else ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from mmembed.inspection.content import item_text
+from mmembed.sources import kind_of_suffix
 from mmembed.types import ContrastiveExample, MultimodalInput, Text
 
 __all__ = ["encoding_damage", "equal_items", "text_faults"]
@@ -14,6 +17,9 @@ _MOJIBAKE_SHARE = 0.2  # of the letters beyond ASCII
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 _SHOWN = 40
+_FILE_NAME = re.compile(r"\S+\.\w{2,4}")
+_LONGEST_NAME = 1000
+_MEDIA_KEYS = frozenset({"image", "video", "pdf"})
 
 
 def text_faults(field: str, item: MultimodalInput) -> Iterator[tuple[str, str]]:
@@ -25,6 +31,27 @@ def text_faults(field: str, item: MultimodalInput) -> Iterator[tuple[str, str]]:
     damage = encoding_damage(text)
     if damage:
         yield "encoding", damage
+    for part in item.parts:
+        if isinstance(part, Text) and _names_media(part.text):
+            yield (
+                "media_as_text",
+                f"{part.text[:_SHOWN]!r} is read as a text; a picture, clip or PDF file is "
+                '{"image": PATH}, {"video": PATH} or {"pdf": PATH}',
+            )
+
+
+def _names_media(text: str) -> bool:
+    """The name of a file, or an item as JSON, that was not read as one."""
+    text = text.strip()
+    if text[:1] == "{":
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(found, dict) and not _MEDIA_KEYS.isdisjoint(found)
+    if len(text) > _LONGEST_NAME or not _FILE_NAME.fullmatch(text):
+        return False
+    return kind_of_suffix(Path(text)) is not None
 
 
 def encoding_damage(text: str) -> str:

@@ -39,17 +39,24 @@ class Histogram:
         self._bins[None if value <= 0 else math.floor(_PER_OCTAVE * math.log2(value) + 1e-9)] += 1
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all values are whole numbers."""
+        return self._is_whole
+
+    @property
     def mean(self) -> float:
         return self._sum / self.count if self.count else math.nan
 
     def bins(self) -> Iterator[tuple[float, float, int]]:
-        """(from, below, count), ascending, empty bins between included."""
+        """(from, below, count), ascending, empty bins between included but those that no whole
+        number can be in, where all values are whole."""
         if self._bins[None]:
             yield 0.0, 0.0, self._bins[None]
         numbers = [number for number in self._bins if number is not None]
         for number in range(min(numbers), max(numbers) + 1) if numbers else ():
             low, high = 2 ** (number / _PER_OCTAVE), 2 ** ((number + 1) / _PER_OCTAVE)
-            yield low, high, self._bins[number]
+            if not self._is_whole or math.ceil(low - 1e-9) < high - 1e-9:
+                yield low, high, self._bins[number]
 
     def quantile(self, share: float) -> float:
         """To within its bin: in error by at most a factor of 1.41; never outside what was seen."""

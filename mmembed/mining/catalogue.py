@@ -18,29 +18,16 @@ from mmembed.baselines.stored_vectors import with_instruction
 from mmembed.data.adapter import DatasetAdapter
 from mmembed.data.opening import OpenedDataset
 from mmembed.errors import ConfigError, InputError
-from mmembed.inputs.item_files import file_item, line_value, lines_of
+from mmembed.mining.corpus_file import CorpusFile
+from mmembed.mining.groups import Groups, first_labels
 from mmembed.store.content import Digest, content_key
 from mmembed.types import ContrastiveExample, MultimodalInput
 
-__all__ = ["Catalogue", "Groups", "Rows", "read_catalogue"]
+__all__ = ["Catalogue", "Rows", "read_catalogue"]
 
 _KEY_BYTES = 32
 _REMEMBERED = 256  # rows
 _NAMED = 100  # unusable rows of each data set
-
-
-class Groups:
-    """Members of numbered groups in two flat arrays."""
-
-    def __init__(self, groups: array[int], members: array[int]) -> None:
-        numbers = np.array(groups, dtype=np.int64)
-        order = np.argsort(numbers, kind="stable")
-        self._numbers = numbers[order]
-        self._members = np.array(members, dtype=np.int64)[order]
-
-    def of(self, group: int) -> np.ndarray:
-        begin, end = np.searchsorted(self._numbers, [group, group + 1])
-        return self._members[begin:end]
 
 
 @dataclass(frozen=True)
@@ -82,17 +69,19 @@ class Catalogue:
 
     Attributes:
         opened: the data sets; `rows` has theirs.
-        labels: (N,) number of each document's label, -1: none.
         label_names: data set and label of each number.
         pools: documents of each data set, ascending, with those of the corpus files.
     """
 
     opened: Sequence[OpenedDataset]
-    corpus: Sequence[_CorpusFile]
+    corpus: Sequence[CorpusFile]
     rows: list[Rows]
-    labels: np.ndarray
     label_names: list[tuple[int, str]]
     pools: list[np.ndarray]
+    _labels: list[np.ndarray]  # beside `pools`
+    _of_label_too: Groups
+    _asked_by: Groups
+    _first_rows: np.ndarray  # (Q, 2): source, row
     _places: np.ndarray  # (N, 3): source, row, slot
     _numbers: dict[bytes, int]
     _keys: bytearray
@@ -164,33 +153,28 @@ class Catalogue:
         same = self._same_as_query[query : query + 1]
         return np.unique(np.concatenate([*found, same[same >= 0]]))
 
+    def labels(self, source: int, documents: np.ndarray) -> np.ndarray:
+        """(n,) number of the first label that each document has in a data set, -1: none."""
+        pool, labels = self.pools[source], self._labels[source]
+        found = np.full(len(documents), -1, dtype=np.int64)
+        places = np.searchsorted(pool, documents)
+        inside = places < len(pool)
+        inside[inside] = pool[places[inside]] == documents[inside]
+        found[inside] = labels[places[inside]]
+        return found
+
+    def of_label_too(self, label: int) -> np.ndarray:
+        """Documents of a label that have another one in its data set before it."""
+        return self._of_label_too.of(label)
+
+    def asked_by(self, document: int) -> np.ndarray:
+        """(n, 2) data set and first row of each query that a document is a positive of."""
+        rows: np.ndarray = self._first_rows[np.unique(self._asked_by.of(document))]
+        return rows
+
     def siblings(self, sibling: int) -> np.ndarray:
         """Positives of all rows from one whole."""
         return np.unique(self._of_sibling.of(sibling))
-
-
-class _CorpusFile:
-    """A JSON-lines file of documents; a line is read when it is asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.offsets, self.numbers = array("q"), array("q")
-        for number, offset, _ in lines_of(path):
-            self.offsets.append(offset)
-            self.numbers.append(number)
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def item(self, row: int) -> MultimodalInput:
-        with self.path.open("rb") as file:
-            file.seek(self.offsets[row])
-            line = file.readline().decode("utf-8-sig")
-        number = self.numbers[row]
-        found = file_item(*line_value(line, number), folder=self.path.parent).item
-        if isinstance(found, InputError):
-            raise ConfigError(f"{self.path}, line {number}: {found}")
-        return found
 
 
 class _Reader:
@@ -201,13 +185,13 @@ class _Reader:
         self.numbers: dict[bytes, int] = {}
         self.keys = bytearray()
         self.places = array("q")
-        self.labels = array("q")
         self.queries: dict[str, int] = {}
         self.query_contents: list[bytes] = []
+        self.first_rows = array("q")
         self.names: dict[tuple[str, int, str], int] = {}  # of labels, ids and wholes
         self.pairs: dict[str, tuple[array[int], array[int]]] = {
             kind: (array("q"), array("q"))
-            for kind in ("query", "query_ids", "id", "sibling", "source")
+            for kind in ("query", "query_ids", "id", "sibling", "source", "label")
         }
 
     def rows(self, source: int, opened: OpenedDataset, advance: Callable[[int], None]) -> Rows:
@@ -227,7 +211,7 @@ class _Reader:
                 contents = self._contents(example)
                 asked = with_instruction(example.query, opened.query_instruction)
                 name = content_key(asked, "query", digest=self.digest)
-                query = self._query(name, example.query)
+                query = self._query(name, example.query, source, row)
             except InputError as error:
                 count += 1
                 if len(unusable) < _NAMED:
@@ -269,28 +253,25 @@ class _Reader:
         item: MultimodalInput,
         content: bytes,
         place: tuple[int, int, int],
-        label: int,
         instruction: str | None,
     ) -> int:
         number = self.numbers.setdefault(content, len(self.numbers))
-        if number == len(self.labels):
+        if number * 3 == len(self.places):
             asked = with_instruction(item, instruction)
             key = content if asked.instruction is None else _key(asked, self.digest)
             self.keys += key
             self.places.extend(place)
-            self.labels.append(label)
-        elif self.labels[number] < 0:
-            self.labels[number] = label
         return number
 
     def _contents(self, example: ContrastiveExample) -> list[bytes]:
         items = (*example.positives, *example.hard_negatives)
         return [_content(item, self.digest) for item in items]
 
-    def _query(self, name: str, item: MultimodalInput) -> int:
+    def _query(self, name: str, item: MultimodalInput, source: int, row: int) -> int:
         number = self.queries.setdefault(name, len(self.queries))
         if number == len(self.query_contents):
             self.query_contents.append(_content(item, self.digest))
+            self.first_rows.extend((source, row))
         return number
 
     def _documents(
@@ -307,11 +288,13 @@ class _Reader:
         labels += [self._named("label", source, each) for each in example.negative_labels]
         labels += [-1] * (len(items) - len(labels))
         numbers = [
-            self.document(item, content, (source, row, slot), labels[slot], instruction)
+            self.document(item, content, (source, row, slot), instruction)
             for slot, (item, content) in enumerate(zip(items, contents, strict=True))
         ]
-        for number in numbers:
+        for number, each in zip(numbers, labels, strict=True):
             self._pair("source", source, number)
+            if each >= 0:
+                self._pair("label", each, number)
         return numbers
 
     def _named(self, kind: str, source: int, name: str | None) -> int:
@@ -341,7 +324,7 @@ def read_catalogue(
     """
     reader = _Reader(digest)
     rows = [reader.rows(source, each, advance) for source, each in enumerate(opened)]
-    files = [_CorpusFile(Path(path)) for path in corpus]
+    files = [CorpusFile(Path(path)) for path in corpus]
     extra = array("q")
     for source, file in enumerate(files, len(opened)):
         for row in range(len(file)):
@@ -351,21 +334,27 @@ def read_catalogue(
             except InputError as error:
                 raise ConfigError(f"{file.path}, line {file.numbers[row]}: {error}") from None
             place = (source, row, 0)
-            extra.append(reader.document(item, content, place, -1, corpus_instruction))
+            extra.append(reader.document(item, content, place, corpus_instruction))
+    of_label = reader.pairs.pop("label")
     pairs = {kind: Groups(*both) for kind, both in reader.pairs.items()}
     more = np.array(extra, dtype=np.int64)
     pools = [
         np.unique(np.concatenate([pairs["source"].of(source), more]))
         for source in range(len(opened))
     ]
+    label_names = [(source, name) for _, source, name in reader.names]
+    labels, second = first_labels(pools, [source for source, _ in label_names], *of_label)
     same = [reader.numbers.get(content, -1) for content in reader.query_contents]
     return Catalogue(
         opened=opened,
         corpus=files,
         rows=rows,
-        labels=np.array(reader.labels, dtype=np.int64),
-        label_names=[(source, name) for _, source, name in reader.names],
+        label_names=label_names,
         pools=pools,
+        _labels=labels,
+        _of_label_too=second,
+        _asked_by=Groups(*reversed(reader.pairs["query"])),
+        _first_rows=np.array(reader.first_rows, dtype=np.int64).reshape(-1, 2),
         _places=np.array(reader.places, dtype=np.int64).reshape(-1, 3),
         _numbers=reader.numbers,
         _keys=reader.keys,

@@ -100,7 +100,7 @@ def mine(
     sizes = [len(each.adapter) for each in opened]
     chunks = Chunks(out / f".mining-{job[:16]}", sizes, ["rows"], chunk_rows=chunk_rows)
     pending = chunks.pending(part)
-    if pending:
+    if pending or not chunks.is_complete:  # who has no chunk helps to encode
         vectors = store or out / "vectors"
         with hashes_beside(vectors) as digest:
             taught = teach(
@@ -228,9 +228,8 @@ class _Source:
         catalogue = self.taught.catalogue
         example = catalogue.example(self.source, row)
         documents = [each.document for each in mined.negatives]
-        labels = [int(catalogue.labels[document]) for document in documents]
-        names = [catalogue.label_names[label] if label >= 0 else None for label in labels]
-        known = [name[1] for name in names if name is not None and name[0] == self.source]
+        labels = catalogue.labels(self.source, np.array(documents, dtype=np.int64)).tolist()
+        known = [catalogue.label_names[label][1] for label in labels if label >= 0]
         return replace(
             example,
             query_id=example.query_id or f"{catalogue.opened[self.source].name}/{row}",

@@ -25,6 +25,7 @@ __all__ = ["Mined", "Negative", "RowMiner"]
 Origin = Literal["own", "sibling", "hit", "random"]
 
 _TRIES = 20  # random draws for each document that is missing
+_ASKED = 64  # queries of a document that are looked at, the first
 
 
 @dataclass(frozen=True)
@@ -119,15 +120,18 @@ class RowMiner:
         taken = {each.document for each in chosen}
         free = np.array([document not in taken for document in hits.tolist()], dtype=bool)
         hits, hit_scores = hits[free], hit_scores[free]
-        similarity = None
+        similarity = query_similarity = None
         if config.max_similarity is not None:
             similarity = self._similarity(hits, positives)
+        if config.max_query_similarity is not None:
+            query_similarity = self._query_similarity(query, hits)
         selection = select(
             hit_scores,
             positive_scores,
             config,
             bounds=self.bounds,
             similarity=similarity,
+            query_similarity=query_similarity,
             wanted=max(0, config.num_negatives - len(chosen)),
             rng=rng,
         )
@@ -161,6 +165,9 @@ class RowMiner:
         found = np.array([n for n in found.tolist() if n not in taken], dtype=np.int64)
         if self.config.max_similarity is not None and len(found):
             found = found[self._similarity(found, positives) <= self.config.max_similarity]
+        if self.config.max_query_similarity is not None and len(found):
+            near = self._query_similarity(query, found)
+            found = found[near <= self.config.max_query_similarity]
         scored = self._scored("sibling", found.tolist(), query)
         return sorted(scored, key=lambda each: (-each.score, each.document))[:wanted]
 
@@ -184,9 +191,11 @@ class RowMiner:
 
     def _of_label(self, row: int, documents: np.ndarray) -> np.ndarray:
         """Which documents have the row's label."""
-        label = self._rows.labels[row] if self.config.use_labels else -1
-        same: np.ndarray = (self.catalogue.labels[documents] == label) & (label >= 0)
-        return same
+        label = int(self._rows.labels[row]) if self.config.use_labels else -1
+        if label < 0:
+            return np.zeros(len(documents), dtype=bool)
+        same: np.ndarray = self.catalogue.labels(self.source, documents) == label
+        return same | np.isin(documents, self.catalogue.of_label_too(label))
 
     def _similarity(self, documents: np.ndarray, positives: np.ndarray) -> np.ndarray:
         """(K,) cosine of each document to the nearest positive."""
@@ -194,6 +203,20 @@ class RowMiner:
             return np.empty(0, dtype=np.float32)
         found = cosines(self.vectors.documents(documents), self.vectors.documents(positives))
         near: np.ndarray = found.max(axis=1)
+        return near
+
+    def _query_similarity(self, query: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        """(K,) cosine of the query to the nearest query that each document is a positive of; -1
+        where there is none."""
+        near = np.full(len(documents), -1, dtype=np.float32)
+        asked = [self.catalogue.asked_by(document)[:_ASKED] for document in documents.tolist()]
+        places = np.concatenate([np.empty((0, 2), dtype=np.int64), *asked])
+        of_document = np.repeat(np.arange(len(documents)), [len(each) for each in asked])
+        for source in np.unique(places[:, 0]).tolist():
+            here = np.flatnonzero(places[:, 0] == source)
+            here = here[self.vectors.queries_ok[source][places[here, 1]]]
+            found = cosines(self.vectors.queries(source, places[here, 1]), query[None])[:, 0]
+            np.maximum.at(near, of_document[here], found)
         return near
 
     def _scored(

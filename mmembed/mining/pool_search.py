@@ -42,7 +42,7 @@ class PoolSearch:
         self._catalogue = catalogue
         self._vectors = vectors
         self._source = source
-        self._labels = catalogue.labels[self.pool] if use_labels else None
+        self._labels = catalogue.labels(source, self.pool) if use_labels else None
 
     def hits(self, rows: np.ndarray, depth: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """(K <= depth,) documents and scores of each row, best first."""
@@ -60,6 +60,11 @@ class PoolSearch:
 
     def _hidden(self, queries: np.ndarray, labels: np.ndarray) -> Hidden:
         known = [self._catalogue.known(query) for query in queries.tolist()]
+        if self._labels is not None:
+            known = [
+                np.union1d(each, self._catalogue.of_label_too(label))
+                for each, label in zip(known, labels.tolist(), strict=True)
+            ]
         asked = np.repeat(np.arange(len(queries)), [len(each) for each in known])
         documents = np.concatenate([np.empty(0, dtype=np.int64), *known])
         places = np.searchsorted(self.pool, documents)

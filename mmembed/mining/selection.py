@@ -25,6 +25,7 @@ REASONS = (
     "relative_margin",
     "max_percentile",
     "max_similarity",
+    "max_query_similarity",
 )
 
 
@@ -89,6 +90,7 @@ def select(
     similarity: np.ndarray | None,
     wanted: int,
     rng: np.random.Generator,
+    query_similarity: np.ndarray | None = None,
 ) -> Selection:
     """Choose among the hits of one query.
 
@@ -97,11 +99,18 @@ def select(
         positive_scores: (P,) of the row.
         similarity: (K,) cosine of each hit to the nearest positive; None where it is not asked.
         wanted: how many at most.
+        query_similarity: (K,) cosine of the query to the nearest one that has the hit as positive.
     """
     first, last = config.ranks
     scores = hit_scores[first - 1 : last].astype(np.float64)
-    near = None if similarity is None else similarity[first - 1 : last]
-    broken = _broken(scores, positive_scores.astype(np.float64), config, bounds, near)
+    broken = _broken(scores, positive_scores.astype(np.float64), config, bounds)
+    for name, cosine in (
+        ("max_similarity", similarity),
+        ("max_query_similarity", query_similarity),
+    ):
+        bound = getattr(config, name)
+        if bound is not None and cosine is not None:
+            broken[name] = cosine[first - 1 : last] > bound
     refused = np.zeros(len(scores), dtype=bool)
     removed: Counter[str] = Counter()
     for reason in REASONS:
@@ -119,7 +128,6 @@ def _broken(
     positive_scores: np.ndarray,
     config: MiningConfig,
     bounds: Bounds,
-    similarity: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
     """Rule -> which scores break it, for the rules that are on."""
     positive = float(getattr(positive_scores, config.positive)())
@@ -134,6 +142,4 @@ def _broken(
         broken["relative_margin"] = scores >= positive - config.relative_margin * abs(positive)
     if bounds.ceiling is not None:
         broken["max_percentile"] = scores > bounds.ceiling
-    if config.max_similarity is not None and similarity is not None:
-        broken["max_similarity"] = similarity > config.max_similarity
     return broken

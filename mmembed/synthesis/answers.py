@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -17,6 +16,7 @@ __all__ = ["AnswerField", "BadAnswer", "json_schema", "read_answer"]
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"^```[a-z]*\s*\n(.*)\n\s*```$", re.DOTALL)
 _SHOWN = 80
+_BEYOND = 1e15  # no number that is asked for; floats below hold whole numbers exactly
 
 
 class BadAnswer(Exception):  # noqa: N818  is told to the model
@@ -76,7 +76,7 @@ class AnswerField(StrictModel):
             self._bound(f"the length of {name}", len(value))
         else:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not math.isfinite(value):
+            if not is_number or not abs(value) < _BEYOND:
                 raise BadAnswer(f"{name} must be a number, not {_shown(value)}")
             if self.type == "integer" and value != int(value):
                 raise BadAnswer(f"{name} must be a whole number, not {_shown(value)}")
@@ -117,10 +117,20 @@ def read_answer(text: str | None, fields: Mapping[str, AnswerField]) -> dict[str
         raise BadAnswer("the answer was not one JSON object and nothing else") from None
     if not isinstance(value, dict):
         raise BadAnswer("the answer was JSON, but not an object")
+    if not _is_unicode(value):
+        raise BadAnswer("the answer holds half of a surrogate pair, which is no character")
     missing = [name for name in fields if name not in value]
     if missing:
         raise BadAnswer(f"the answer lacks the key {', '.join(missing)}")
     return {name: field.read(name, value[name]) for name, field in fields.items()}
+
+
+def _is_unicode(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shown(value: Any) -> str:

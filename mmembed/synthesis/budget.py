@@ -21,7 +21,7 @@ class BudgetSpent(MMEmbedError, ValueError):  # noqa: N818  ends a run as planne
 
 def text_tokens(text: str) -> float:
     """About how many tokens a text has; rather too many."""
-    return len(text.encode()) / BYTES_PER_TOKEN
+    return len(text.encode(errors="replace")) / BYTES_PER_TOKEN
 
 
 def tokens_of_messages(messages: Sequence[Mapping[str, Any]], picture_tokens: float) -> float:

@@ -111,6 +111,8 @@ class Chat:
         self._client = client
         self._journal = journal
         self._budget = budget
+        self._max_tokens_field = pipeline.max_tokens_field
+        self._extra = pipeline.extra
         asked = pipeline.structured
         every = ("json_schema", "json_object", "none")
         self._forms: Sequence[str] = every if asked == "auto" else (asked,)
@@ -166,7 +168,7 @@ class Chat:
         """The reply, in the strictest form that the server understands."""
         refusal: EndpointError | None = None
         for form in list(self._forms):
-            body = {"messages": request.messages, **request.parameters(), **_form(form, request)}
+            body = {**self._body(request), **_form(form, request)}
             try:
                 reply = self._client.post(
                     PATH, body, headers={"Idempotency-Key": key}, num_tokens=num_tokens
@@ -181,6 +183,11 @@ class Chat:
             return reply
         assert refusal is not None
         raise refusal
+
+    def _body(self, request: ChatRequest) -> dict[str, Any]:
+        parameters = request.parameters()
+        parameters[self._max_tokens_field] = parameters.pop("max_tokens")
+        return {"messages": request.messages, **parameters, **self._extra}
 
     def _settle_for(self, form: str) -> None:
         with self._lock:
@@ -215,5 +222,5 @@ def _content(reply: Mapping[str, Any]) -> tuple[str | None, str]:
 
 
 def _count(value: Any, otherwise: float) -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-    return float(value) if good else otherwise
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value < 1e12 else otherwise

@@ -39,6 +39,9 @@ _FOLDER = "synthesis"
 # code of the document's language where it can be told; seconds of its clip.
 ROW_FIELDS = ("query", "document", "negative", "label", "language", "duration")
 
+# What may change between runs in one folder: the same is asked, and rows are written anew.
+_OF_THE_RUN = ("summary", "limits", "max_tokens_field", "deduplicate", "near_duplicates")
+
 
 class Prices(StrictModel):
     """Of a million tokens, in the currency of `max_cost`."""
@@ -159,15 +162,29 @@ class OutputItem(StrictModel):
 
 
 class Output(StrictModel):
-    """The new row. A string is a text; `keep_negatives` adds those of the input row."""
+    """The new row. A string is a text.
+
+    Args:
+        keep_negatives: adds those of the input row, with their labels.
+        keep_scores: takes over those of the input row, where the relation of query and documents
+            stays; only with its document as the one positive and no new negatives.
+    """
 
     task: Task
     query: OutputItem
     positives: tuple[OutputItem, ...] = Field(min_length=1)
     negatives: tuple[OutputItem, ...] = ()
     keep_negatives: bool = False
+    keep_scores: bool = False
     label: str | None = None
     negative_labels: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _scored(self) -> Output:
+        is_kept = self.positives == (OutputItem(item="document"),) and not self.negatives
+        if self.keep_scores and not is_kept:
+            raise ValueError("keep_scores: the positive must be {item: document}, negatives none")
+        return self
 
     def items(self) -> tuple[OutputItem, ...]:
         return (self.query, *self.positives, *self.negatives)
@@ -178,10 +195,15 @@ class Pipeline(StrictModel):
 
     Args:
         draws: field -> value -> share; the value of a row depends on seed, row and field only.
-        deduplicate: of rows whose written texts are the same the first is kept.
+        deduplicate: of rows whose written queries are the same the first is kept.
+        near_duplicates: so is it where queries share this part of their runs of three words
+            (Jaccard); None: only equal ones are duplicates.
         structured: how the answer's form is asked for: `auto` begins with `json_schema` and takes
             what the server understands; the prompt says it in any case.
         send_seed: a seed for each request, for servers that take one.
+        max_tokens_field: what the server calls the bound of an answer.
+        extra: more fields of every request, such as
+            `{chat_template_kwargs: {enable_thinking: false}}`.
     """
 
     summary: str
@@ -192,8 +214,11 @@ class Pipeline(StrictModel):
     steps: tuple[Step, ...] = Field(min_length=1)
     output: Output
     deduplicate: bool = True
+    near_duplicates: float | None = Field(default=None, ge=0.5, le=1)
     structured: Literal["auto", "json_schema", "json_object", "none"] = "auto"
     send_seed: bool = True
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    extra: dict[str, Any] = Field(default_factory=dict)
     limits: Limits = Limits()
 
     @field_validator("draws", mode="before")
@@ -233,8 +258,11 @@ class Pipeline(StrictModel):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that can change what is asked or written; limits cannot."""
-        fields = self.model_dump(mode="json", exclude={"limits", "summary"})
+        """Hash of everything that can change what is asked and answered."""
+        fields = self.model_dump(mode="json", exclude=set(_OF_THE_RUN))
+        if self.personas is not None and Path(self.personas.file).is_file():
+            content = Path(self.personas.file).read_bytes()
+            fields["personas"]["file"] = hashlib.sha256(content).hexdigest()
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def prompt_hash(self) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mmembed.data.row_files import RowWriter
-from mmembed.errors import DataError, InputError
+from mmembed.errors import InputError
+from mmembed.inspection.content import hash_of_text
+from mmembed.inspection.near_texts import TextColumn
 from mmembed.store.durable import sync_folder, write_atomically
 from mmembed.synthesis.journal import Journal
 from mmembed.synthesis.pipeline import OutputItem, Pipeline
@@ -33,41 +35,40 @@ class Published:
 def publish(
     pipeline: Pipeline, rows: InputRows, indices: range, journal: Journal, out: Path
 ) -> Published:
-    """Write both files anew, in the order of the input; rows that are not done are left out.
-
-    Raises:
-        DataError: a row of the input is not the one that was worked on.
-    """
+    """Write both files anew, in the order of the input; rows that are not done are left out."""
     temporary = out / f".tmp-{ROWS}"
     temporary.unlink(missing_ok=True)
     rejected: list[dict[str, Any]] = []
-    seen: dict[str, str] = {}
+    seen: dict[str, int] = {}
     num_duplicates = 0
+    repeated = _near_repeats(pipeline, rows, indices, journal)
+    shared = _shared_provenance(pipeline)
     with RowWriter(temporary) as writer:
         for index in indices:
             record = journal.row(str(index))
             if record is None:
+                fault = _fault_of(rows, index)
+                if fault is not None:
+                    rejected.append(_rejection(index, {"id": "", "fields": {}}, f"input: {fault}"))
                 continue
             reason = record["problem"]
             if reason is None:
                 row = rows[index]
-                if row.digest() != record["digest"]:
-                    raise DataError(
-                        f"row {index} ({row.id!r}) of {rows.name} is not the row that was worked "
-                        "on; the input has changed. Restore it, or write to another folder"
-                    )
+                fields = {**row.fields(), **record["fields"]}
                 try:
-                    example = new_example(pipeline, row, {**row.fields(), **record["fields"]})
+                    example = new_example(pipeline, row, fields)
                 except (MissingField, InputError) as problem:
                     reason = f"output: {problem}"
             if reason is None:
-                text = _query_text(pipeline, record["fields"])
-                first = seen.setdefault(text, record["id"]) if text else record["id"]
-                if first == record["id"]:
-                    writer.write(example, **_provenance(pipeline, record, journal))
+                text = normalized(_query_text(pipeline, fields))
+                first = seen.setdefault(text, index) if text else index
+                if first == index and index not in repeated:
+                    writer.write(example, **_provenance(pipeline, shared, record, journal))
                     continue
                 num_duplicates += 1
-                reason = f"output: the same query as of {first}"
+                kind = "the same" if first != index else "nearly the same"
+                original = first if first != index else repeated[index]
+                reason = f"output: {kind} query as of {rows[original].id}"
             rejected.append(_rejection(index, record, reason))
         num_rows = writer.num_rows
     temporary.replace(out / ROWS)
@@ -93,6 +94,8 @@ def new_example(pipeline: Pipeline, row: InputRow, fields: Mapping[str, Any]) ->
     kept = row.example.hard_negatives if row.example and output.keep_negatives else ()
     negatives = tuple(_item(entry, row, fields) for entry in output.negatives)
     labels = tuple(render(label, fields) for label in output.negative_labels)
+    if row.example and kept:
+        labels += row.example.negative_labels
     is_own = all(entry == OutputItem(item="document") for entry in output.positives)
     ids = row.example.positive_ids[:1] if row.example and is_own else ()
     return ContrastiveExample(
@@ -103,8 +106,17 @@ def new_example(pipeline: Pipeline, row: InputRow, fields: Mapping[str, Any]) ->
         query_id=row.id,
         positive_ids=ids if len(output.positives) == len(ids) else (),
         label=render(output.label, fields) if output.label else None,
-        negative_labels=labels if not kept else (),
+        negative_labels=labels if len(labels) == len(negatives) + len(kept) else (),
+        scores=_kept_scores(row.example, len(kept)) if row.example and output.keep_scores else None,
     )
+
+
+def _kept_scores(example: ContrastiveExample, num_negatives: int) -> tuple[float, ...] | None:
+    """Those of the input's first positive and kept negatives."""
+    if example.scores is None:
+        return None
+    first = len(example.positives)
+    return (example.scores[0], *example.scores[first : first + num_negatives])
 
 
 def _item(entry: OutputItem, row: InputRow, fields: Mapping[str, Any]) -> MultimodalInput:
@@ -137,10 +149,53 @@ def _query_text(pipeline: Pipeline, fields: Mapping[str, Any]) -> str:
     query = pipeline.output.query
     if not pipeline.deduplicate or query.item is not None or query.text is None:
         return ""
-    return normalized(render(query.text, fields))
+    return render(query.text, fields)
 
 
-def _provenance(pipeline: Pipeline, record: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
+def _near_repeats(
+    pipeline: Pipeline, rows: InputRows, indices: range, journal: Journal
+) -> dict[int, int]:
+    """Of rows whose query nearly repeats that of an earlier row, that row."""
+    if pipeline.near_duplicates is None:
+        return {}
+
+    def query(index: int) -> str:
+        record = journal.row(str(index))
+        if record is None or record["problem"] is not None:
+            return ""
+        try:
+            return _query_text(pipeline, {**rows[index].fields(), **record["fields"]})
+        except MissingField:
+            return ""
+
+    column = TextColumn()
+    for index in indices:
+        text = query(index)
+        column.add(text, hash_of_text(normalized(text)), index)
+    found = column.near(query, threshold=pipeline.near_duplicates)
+    return {index: earlier for index, earlier, _ in found}
+
+
+def _fault_of(rows: InputRows, index: int) -> str | None:
+    """Why a row that is not done never will be."""
+    try:
+        rows[index]
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _shared_provenance(pipeline: Pipeline) -> dict[str, Any]:
+    return {
+        "pipeline": pipeline.fingerprint[:16],
+        "prompts": pipeline.prompt_hash(),
+        "seed": pipeline.seed,
+    }
+
+
+def _provenance(
+    pipeline: Pipeline, shared: Mapping[str, Any], record: Mapping[str, Any], journal: Journal
+) -> dict[str, Any]:
     steps = []
     for spent in record["requests"]:
         answer = journal.answer(spent["key"])
@@ -158,9 +213,7 @@ def _provenance(pipeline: Pipeline, record: Mapping[str, Any], journal: Journal)
         )
     return {
         "synthesis": {
-            "pipeline": pipeline.fingerprint[:16],
-            "prompts": pipeline.prompt_hash(),
-            "seed": pipeline.seed,
+            **shared,
             "source": record["id"],
             "draws": {name: record["fields"][name] for name in pipeline.draws},
             "steps": steps,

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmembed.data.lock import unplaced
 from mmembed.data.opening import open_datasets
 from mmembed.errors import ConfigError, InputError
+from mmembed.inputs.contrastive import content_id
 from mmembed.inputs.item_files import FileItem, line_value, lines_of, read_items
 from mmembed.synthesis.texts import language_of
 from mmembed.types import ContrastiveExample, MultimodalInput, Text
@@ -45,8 +47,13 @@ class InputRow:
         }
 
     def digest(self) -> str:
-        """Of the texts: whether the row is the one that was worked on."""
-        return hashlib.sha256(json.dumps(self.fields()).encode()).hexdigest()[:16]
+        """Of id, texts and names of media files: whether the row is the one that was worked on."""
+        items = (self.query, self.document, self.negative)
+        said = [
+            *(self.id, self.label),
+            *(None if item is None else content_id(unplaced(item)) for item in items),
+        ]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 class InputRows:

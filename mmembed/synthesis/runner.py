@@ -14,11 +14,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmembed.endpoints.client import EndpointClient
 from mmembed.endpoints.workers import work_through
-from mmembed.errors import ConfigError, EndpointError, InputError
+from mmembed.errors import ConfigError, DataError, EndpointError, InputError
 from mmembed.progress import progress_bar
 from mmembed.store.durable import lock_folder, write_atomically
 from mmembed.synthesis.acceptance import Accepted
@@ -83,6 +82,7 @@ def synthesize(
 
     Raises:
         ConfigError: `out` belongs to another pipeline, model, seed or input.
+        DataError: a row of the input is not the one that was worked on.
         EndpointError: the server refuses everybody, or fails for row after row.
         StoreError: another process works in `out`, or its journal is damaged.
     """
@@ -95,6 +95,7 @@ def synthesize(
         PictureReader(pipeline.pictures) as reader,
     ):
         _claim_folder(pipeline, rows, client, out)
+        _check_input(rows, journal)
         tokens = (journal.input_tokens, journal.output_tokens)
         budget = Budget(pipeline.limits, num_requests=journal.num_answers, tokens=tokens)
         accepted = Accepted()
@@ -102,15 +103,19 @@ def synthesize(
             accepted.restore(record["key"], record["taken"])
         chat = Chat(client, pipeline, journal, budget)
         writing = RowWriting(pipeline, chat, reader, accepted, personas)
-        failures, stopped = _work(
-            rows, indices, client, journal, writing, accepted, budget, show_progress_bar
-        )
+        try:
+            failures, stopped = _work(
+                rows, indices, client, journal, writing, accepted, budget, show_progress_bar
+            )
+        except EndpointError:  # what is paid for is written, though the server may stay away
+            publish(pipeline, rows, indices, journal, out)
+            raise
         published = publish(pipeline, rows, indices, journal, out)
         return SynthesisReport(
             published.num_rows,
             published.num_rejected,
             published.num_duplicates,
-            num_open=sum(not journal.has_row(str(index)) for index in indices),
+            num_open=len(indices) - published.num_rows - published.num_rejected,
             num_requests=journal.num_answers,
             input_tokens=journal.input_tokens,
             output_tokens=journal.output_tokens,
@@ -139,6 +144,7 @@ def _work(
     show: bool | None,
 ) -> tuple[list[str], str | None]:
     failures: list[str] = []
+    refused: list[_Refused] = []
     stopped: str | None = None
     in_a_row = 0
 
@@ -152,12 +158,13 @@ def _work(
     def work(index: int) -> None:
         try:
             row = rows[index]
-        except InputError as error:
-            _log_bad_row(journal, index, str(error))
+        except InputError:  # costs nothing; is looked at again in the next run
             return
         outcome = writing.write(row)
         if outcome.problem is not None:
             accepted.release(row.key)
+        if outcome.is_refused and not journal.num_answers:
+            raise _Refused(row, outcome)
         _log_row(journal, row, outcome, accepted.taken_by(row.key))
 
     total = sum(not journal.has_row(str(index)) for index in indices)
@@ -169,6 +176,14 @@ def _work(
                 advance(1)
             elif isinstance(error, BudgetSpent):
                 stopped = stopped or str(error)
+            elif isinstance(error, _Refused):
+                refused.append(error)
+                in_a_row += 1
+                if in_a_row >= max(3, threads) and not journal.num_answers:
+                    hint = ""
+                    if "max_completion_tokens" in str(error):
+                        hint = ". Give --set max_tokens_field=max_completion_tokens"
+                    raise EndpointError(f"the server refuses every request. {error}{hint}")
             elif isinstance(error, EndpointError) and error.retryable:
                 failures.append(f"row {index}: {error}")
                 in_a_row += 1
@@ -181,7 +196,35 @@ def _work(
                     )
             else:
                 raise error
+    for one in refused:
+        if journal.num_answers:  # the server takes others: it is this one that it refuses
+            _log_row(journal, one.row, one.work, [])
+        else:
+            failures.append(f"row {one.row.key}: {one.work.problem}")
     return failures, stopped
+
+
+class _Refused(Exception):  # noqa: N818  a row, by a server that has not answered any yet
+    def __init__(self, row: InputRow, work: RowWork) -> None:
+        super().__init__(work.problem)
+        self.row = row
+        self.work = work
+
+
+def _check_input(rows: InputRows, journal: Journal) -> None:
+    for record in journal.rows():
+        index = int(record["key"])
+        try:
+            found = rows[index].id if index < len(rows) else "none"
+            is_same = index < len(rows) and rows[index].digest() == record["digest"]
+        except InputError as error:
+            found, is_same = str(error), False
+        if not is_same:
+            raise DataError(
+                f"row {index} of {rows.name} was {record['id']!r} when it was worked on, and now "
+                f"it is another ({found}); the input has changed. Restore it, or write to another "
+                "folder"
+            )
 
 
 def _claim_folder(pipeline: Pipeline, rows: InputRows, client: EndpointClient, out: Path) -> None:
@@ -223,11 +266,6 @@ def _log_row(journal: Journal, row: InputRow, work: RowWork, taken: list[str]) -
             "taken": taken,
         },
     )
-
-
-def _log_bad_row(journal: Journal, index: int, problem: str) -> None:
-    empty: dict[str, Any] = {"fields": {}, "requests": [], "taken": []}
-    journal.add_row(str(index), {"id": "", "digest": "", "problem": f"input: {problem}", **empty})
 
 
 @contextlib.contextmanager

@@ -31,11 +31,13 @@ class RowWork:
         fields: of the row, drawn, and of all accepted answers.
         requests: key of the accepted or last answer of each step, and how many tries it took.
         problem: why the row is rejected; None: it is not.
+        is_refused: by the server, which has not read the request.
     """
 
     fields: dict[str, Any]
     requests: list[dict[str, Any]] = field(default_factory=list)
     problem: str | None = None
+    is_refused: bool = False
 
 
 class RowWriting:
@@ -76,6 +78,7 @@ class RowWriting:
                 if error.status not in _OF_THIS_REQUEST:
                     raise
                 work.problem = f"{step.name}: {error}"
+                work.is_refused = True
             if work.problem is not None:
                 break
         return work

@@ -182,10 +182,11 @@ def _quoted_rows(source: IO[str], separator: str) -> Iterator[list[str] | str]:
     try:
         reader = csv.reader(source, delimiter=separator, strict=True)
         while True:
+            begin = reader.line_num + 1
             try:
                 row = next(reader, None)
             except csv.Error as error:
-                yield f"not CSV: {error}"
+                yield f"not CSV, {_lines(begin, reader.line_num)} of the file: {error}"
                 continue
             if row is None:
                 return
@@ -193,6 +194,10 @@ def _quoted_rows(source: IO[str], separator: str) -> Iterator[list[str] | str]:
                 yield row
     finally:
         csv.field_size_limit(before)
+
+
+def _lines(begin: int, end: int) -> str:
+    return f"line {begin}" if end <= begin else f"lines {begin} to {end}"
 
 
 def _plain_rows(source: IO[str], separator: str) -> Iterator[list[str] | str]:

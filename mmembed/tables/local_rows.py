@@ -46,13 +46,18 @@ class LocalRows:
         name: str | None = None,
         split: str = "train",
     ) -> None:
-        path = Path(path)
+        path = Path(_checked(path, "path"))
         if task is not None and task not in get_args(Task):
             raise ConfigError(f"task {task!r} is unknown; tasks are {', '.join(get_args(Task))}")
+        if media_root is not None:
+            _checked(media_root, "media_root")
+        if name is not None and not isinstance(name, str):
+            raise ConfigError(f"name is {name!r}; give a text")
         self.name = name or path.name.split(".")[0]
         self.table: RowTable = open_table(table_files(path, split))
         folder = path if path.is_dir() else path.parent
         self.media_root = folder if media_root is None else Path(media_root)
+        self.is_task_given = task is not None
         self.task: Task = task or self.task_of(first_good_row(self.table))
 
     def task_of(self, row: Mapping[str, Any]) -> Task:
@@ -100,6 +105,12 @@ class LocalRows:
                 part=error.part,
                 source=error.source,
             ) from None
+
+
+def _checked(path: Any, argument: str) -> Any:
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"{argument} is {path!r}; give a path")
+    return path
 
 
 def first_good_row(table: RowTable) -> Mapping[str, Any]:

@@ -55,6 +55,8 @@ class LocalEmbeddings:
         positive: (b,) column of each query's positive among the local documents.
         owner: (m,) local row of the query that brought each document.
         ids: (m,) content ids.
+        positive_contents: (b,) ids of what the positives hold. Adapters name positives only: with
+            these, a hard negative that is a positive of another process gets that one's id.
         query_ids, query_classes: (b,); document_classes, scores: (m,). See
             `ContrastiveEmbeddings`; each is given on all processes or on none.
     """
@@ -64,6 +66,7 @@ class LocalEmbeddings:
     positive: Tensor
     owner: Tensor
     ids: Tensor
+    positive_contents: Tensor | None = None
     query_ids: Tensor | None = None
     query_classes: Tensor | None = None
     document_classes: Tensor | None = None
@@ -96,15 +99,19 @@ def gather(
     counts = _gather_counts(len(local.queries), len(local.documents), device)  # (W, 2)
     first_row, first_column = (counts.cumsum(0) - counts)[process_rank()].tolist()
     num_queries, num_documents = counts.T.tolist()
+    all_positive = _gather_rows(first_column + positive, num_queries)
+    all_ids = _gather_rows(ids, num_documents)
+    if (contents := _on(local.positive_contents, device)) is not None:
+        all_ids = _with_names(all_ids, all_positive, _gather_rows(contents, num_queries))
     return ContrastiveEmbeddings(
         queries=local.queries,
         all_queries=_gather_rows(local.queries, num_queries),
         documents=_gather_rows(local.documents, num_documents),
         row=first_row + torch.arange(len(local.queries), device=device),
         positive=first_column + positive,
-        all_positive=_gather_rows(first_column + positive, num_queries),
+        all_positive=all_positive,
         owner=_gather_rows(first_row + owner, num_documents),
-        ids=_gather_rows(ids, num_documents),
+        ids=all_ids,
         draw_seed=draw_seed,
         **{  # type: ignore[arg-type]
             name: None
@@ -112,6 +119,20 @@ def gather(
             else _gather_rows(value, num_queries if of_queries else num_documents)
             for name, of_queries in _OPTIONAL.items()
         },
+    )
+
+
+def _with_names(ids: Tensor, positive: Tensor, contents: Tensor) -> Tensor:
+    """Hard negatives that hold what a positive holds get its id.
+
+    Args:
+        ids: (M,); positive: (G,) columns of positives; contents: (G,) what they hold.
+    """
+    named = dict(zip(contents.tolist(), ids[positive].tolist(), strict=True))
+    columns = set(positive.tolist())
+    return torch.tensor(
+        [id_ if n in columns else named.get(id_, id_) for n, id_ in enumerate(ids.tolist())],
+        device=ids.device,
     )
 
 

@@ -197,6 +197,7 @@ def _split(embeddings: Tensor, batch: ContrastiveBatch) -> distributed.LocalEmbe
         positive=batch.positive,
         owner=batch.owner,
         ids=batch.ids,
+        positive_contents=batch.positive_contents,
         query_ids=batch.query_ids,
         query_classes=batch.query_classes,
         document_classes=batch.document_classes,

@@ -1,15 +1,15 @@
 """Hard negatives that a teacher finds for the rows of a stage, before its first step.
 
 The teacher is the model that enters the stage, unless `mining.teacher` names another. Every process
-mines a part; `<stage>/mined/` gets the rows, which the stage then trains on in place of its data. A
-run that goes on reads what is there. Stages with `mining` one after another mine anew each time, as
-ANCE (arXiv 2007.00808) does.
+mines a part; `<stage>/mined/` gets the rows, which the stage then trains on in place of its data,
+and the stage's fingerprint when they are complete: a run that goes on with equal settings reads
+what is there. Graded pairs are not mined. Soup members share the vectors of their teacher. Stages
+with `mining` one after another mine anew each time, as ANCE (arXiv 2007.00808) does.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from mmembed.encoder.embedder import Embedder
 from mmembed.inputs.media import MediaPolicy
 from mmembed.mining.job import mine
 from mmembed.mining.teaching import file_names
+from mmembed.store.durable import write_atomically
 from mmembed.training import distributed
 
 __all__ = ["mine_for_stage"]
@@ -34,6 +35,7 @@ __all__ = ["mine_for_stage"]
 logger = logging.getLogger(__name__)
 
 FOLDER = "mined"
+_VECTORS = "mining-vectors"  # beside the stages; a space of its own for each teacher
 _READER = f"{RowFile.__module__}:{RowFile.__name__}"
 
 
@@ -46,6 +48,7 @@ def mine_for_stage(
     seed: int,
     device: str,
     overrides: dict[str, Any],
+    fingerprint: str,
     media: MediaPolicy | None = None,
     show_progress_bar: bool | None = None,
 ) -> StageConfig:
@@ -56,6 +59,7 @@ def mine_for_stage(
         start: the model folder that the stage starts from.
         folder: of the stage.
         overrides: the recipe's settings that replace those of `start`.
+        fingerprint: of all that decides the stage.
 
     Raises:
         ConfigError, DataError: data or settings cannot be mined.
@@ -64,49 +68,46 @@ def mine_for_stage(
     assert config is not None
     opened = _opened(stage, mixture)
     out = folder / FOLDER
-    files = [out / f"{name}.jsonl" for name in file_names(opened)]
-    if not (out / "mining.json").is_file():
+    mark = out / "fingerprint"
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != fingerprint:
         with closing(_teacher(config, start, device, overrides, media)) as encoder:
             report = mine(
-                opened,
+                list(opened.values()),
                 encoder,
                 config,
                 out,
                 seed=seed,
+                store=folder.parent / _VECTORS,
                 part=(distributed.process_rank(), distributed.world_size()),
                 show_progress_bar=show_progress_bar,
             )
         if report.is_complete:
             logger.info("%s: mined %s", folder.name, report.counts)
     distributed.wait_for_all()
-    return stage.model_copy(
-        update={
-            "mining": None,
-            "data": tuple(
-                _mined(entry, name, file)
-                for entry, name, file in zip(
-                    stage.data, (each.name for each in opened), files, strict=True
-                )
-            ),
-        }
-    )
+    if distributed.is_main_process():
+        write_atomically(mark, fingerprint.encode())
+    data = list(stage.data)
+    for number, name in zip(opened, file_names(list(opened.values())), strict=True):
+        data[number] = _mined(data[number], opened[number].name, out / f"{name}.jsonl")
+    return stage.model_copy(update={"mining": None, "data": tuple(data)})
 
 
-def _opened(stage: StageConfig, mixture: Mixture) -> Sequence[OpenedDataset]:
-    opened = []
+def _opened(stage: StageConfig, mixture: Mixture) -> dict[int, OpenedDataset]:
+    """What is mined, by its place among the data of the stage."""
+    opened = {}
     for number, (entry, config) in enumerate(zip(mixture.entries, stage.data, strict=True)):
+        if stage.mining_of(mixture.loss(entry.group)) is None:
+            continue
         rows = entry.adapter
         if entry.cap is not None and entry.cap < len(rows):
             rows = SelectedRows(rows, mixture.kept_rows(number).tolist())
-        opened.append(
-            OpenedDataset(
-                entry.name,
-                rows,
-                config.adapter,
-                config.arguments,
-                query_instruction=first_phrasing(entry.query_instruction),
-                document_instruction=first_phrasing(entry.document_instruction),
-            )
+        opened[number] = OpenedDataset(
+            entry.name,
+            rows,
+            config.adapter,
+            config.arguments,
+            query_instruction=first_phrasing(entry.query_instruction),
+            document_instruction=first_phrasing(entry.document_instruction),
         )
     return opened
 

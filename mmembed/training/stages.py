@@ -245,6 +245,7 @@ def _run_stage(
             seed=seed,
             device=str(backend.device),
             overrides={} if start is not None else model_overrides(recipe.model),
+            fingerprint=fingerprint,
             media=media,
             show_progress_bar=None if progress is None else False,
         )

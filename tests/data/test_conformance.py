@@ -278,3 +278,16 @@ def test_a_task_that_data_are_given_decides_the_loss():
     assert named(losses, entry) == ()
     with pytest.raises(ConfigError, match="sts: objective cosent"):
         named(losses, "task: sts")
+
+
+def test_a_reranker_cannot_mine_for_itself_and_graded_pairs_are_not_mined():
+    with pytest.raises(ConfigError, match=r"name an embedding model as\s+mining\.teacher"):
+        check_recipe(recipe("loss: {objective: yes_no}, mining: {}"))
+    check_recipe(recipe("loss: {objective: yes_no}, mining: {teacher: some/model}"))
+    with pytest.raises(ConfigError, match="leave mining out"):
+        check_recipe(recipe("loss: {objective: cosent}, mining: {}", "scores: true"))
+    mixed = "losses: {sts: {objective: cosent}}, mining: {scores: teacher}"
+    graded = "name: graded, task: sts, scores: true"
+    check_recipe(recipe(mixed, "", graded))
+    with pytest.raises(ConfigError, match="graded have no scores"):
+        check_recipe(recipe(mixed, "", graded.replace("scores: true", "scores: false")))

@@ -148,3 +148,24 @@ def test_an_unfinished_file_does_not_appear(tmp_path: Path) -> None:
         export.write(example())
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graded_pair_is_no_positive_of_tevatron(tmp_path: Path) -> None:
+    pair = ContrastiveExample(text("q"), (text("p"),), task="sts", scores=(0.0,))
+    with TevatronExport(tmp_path / "r.jsonl") as export, pytest.raises(InputError, match="graded"):
+        export.write(pair)
+    assert not export.left
+
+
+def test_only_rows_that_were_written_count_as_having_lost_something(tmp_path: Path) -> None:
+    row = ContrastiveExample(text("q", "do"), (text("p"),), scores=(1.0,))
+    with TevatronExport(tmp_path / "r.jsonl") as export, pytest.raises(InputError):
+        export.write(row)
+    assert not export.left
+
+
+def test_negatives_beyond_those_of_the_first_row_are_counted(tmp_path: Path) -> None:
+    with SentenceTransformersExport(tmp_path / "r.jsonl") as export:
+        export.write(example(1, 1))
+        export.write(example(1, 3))
+    assert export.left == {"negatives beyond the first 1": 1}

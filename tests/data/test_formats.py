@@ -61,7 +61,10 @@ def test_columns_of_no_format_and_of_two_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="fit jsonl and sentence-transformers; choose one"):
         detect_format(path)
     path.write_text("")
-    with pytest.raises(ConfigError, match="none that can be read"):
+    with pytest.raises(DataError, match=r"f\.jsonl has no rows"):
+        detect_format(path)
+    path.write_text("words\n{")
+    with pytest.raises(DataError, match=r"none of its 2 rows .* f\.jsonl, line 1: not JSON"):
         detect_format(path)
     with pytest.raises(DataError, match="no such file"):
         detect_format(tmp_path / "absent.jsonl")

@@ -112,6 +112,10 @@ BAD: list[tuple[Any, str]] = [
     (b'{"query": "q", "positives": ["p"]', "not JSON"),
     (b'{"query": "\xff", "positives": ["p"]}', "not UTF-8"),
     (b"[1]", "expected an object, found list"),
+    ({"query": "q", "positives": ["p"], "scores": [10**400]}, r"scores\[0\]: 1000"),
+    ({"query": "q", "positives": ["p"], "positive": ["r"]}, "both positives and positive"),
+    ({"query": "q", "positives": ["p"], "meta": 5}, "meta: found int 5; an object is expected"),
+    ({"query": "q", "positives": ["p"], "meta": "words"}, "meta: found str 'words'"),
 ]
 
 
@@ -176,3 +180,10 @@ def test_a_folder_of_shards_is_one_table_and_several_kinds_are_refused(tmp_path:
 )
 def test_our_columns_are_recognised(columns: str, fits: bool) -> None:
     assert RowFile.matches(columns.split(), {}) is fits
+
+
+@pytest.mark.parametrize("arguments", [{"path": 5}, {"media_root": 5}, {"name": 5}])
+def test_arguments_that_are_no_text_are_refused(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    path = write(tmp_path / "r.jsonl", PAIR)
+    with pytest.raises(ConfigError, match=f"{next(iter(arguments))} is 5"):
+        RowFile(**{"path": path, **arguments})

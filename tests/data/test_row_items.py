@@ -237,3 +237,14 @@ def test_cells_hold_embedded_media(tmp_path: Path) -> None:
 )
 def test_suffixes_follow_the_first_bytes(head: bytes, suffix: str) -> None:
     assert media_suffix(head) == suffix
+
+
+def test_only_media_are_copied(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("root:x:0:0")
+    media = MediaFolder(tmp_path / "out", "copy")
+    with pytest.raises(InputError, match="secret: neither a picture"):
+        media.name(secret)
+    with pytest.raises(InputError, match=r"absent\.png: no such file"):
+        media.name(tmp_path / "absent.png")
+    assert not (tmp_path / "out").exists()

@@ -238,3 +238,44 @@ def test_a_stopped_client_wakes_those_who_wait(server: ModelServer) -> None:
         client.stop()
         thread.join(10)
     assert "stopped" in str(errors[0])
+
+
+def test_an_error_in_a_good_envelope_is_tried_again(server: ModelServer) -> None:
+    server.fault = failing(Fault("body", b'{"error": {"message": "upstream is down"}}'))
+    with client_of(server) as client:
+        assert content(client.post("chat/completions", BODY)) == "hi"
+    assert len(server.requests) == 2
+
+
+def test_a_placeholder_for_a_key_does_not_change_answers(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_KEY", "none")
+    server.answer = lambda body: "none of them"
+    with client_of(server, api_key_env="TOY_KEY") as client:
+        assert content(client.post("chat/completions", BODY)) == "none of them"
+
+
+def test_half_a_surrogate_pair_is_sent_as_a_question_mark(server: ModelServer) -> None:
+    with client_of(server) as client:
+        client.post("chat/completions", {"messages": [{"role": "user", "content": "a \ud83d"}]})
+    assert server.requests[0].body["messages"][0]["content"] == "a ?"
+
+
+def test_a_proxy_is_used_only_where_it_is_named(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = server.url.removesuffix("/v1")
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with client_of(server) as client:
+        client.post("chat/completions", BODY)
+    with EndpointClient("http://model.invalid/v1", model="toy", proxy=proxy) as client:
+        assert content(client.post("chat/completions", BODY)) == "hi"
+    assert server.requests[1].path == "http://model.invalid/v1/chat/completions"
+
+
+def test_a_proxy_that_is_none_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ConfigError, match="proxy is not an address") as caught:
+        EndpointClient("http://localhost/v1", model="toy", proxy="user:secret@proxy")
+    assert "secret" not in str(caught.value)

@@ -63,3 +63,20 @@ def test_equal_items_of_a_row_are_named() -> None:
         ("query_is_positive", "positives[1]", "equal to the query"),
     ]
     assert not list(equal_items(example, [None, None, 3, None]))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_media"),
+    [
+        ("images/cat.jpg", True),
+        ("C:\\clips\\a.MP4", True),
+        ('{"image": "cat.jpg"}', True),
+        ("a photo of cat.jpg", False),
+        ("{braces", False),
+        ('{"a": 1}', False),
+        ("e.g.", False),
+    ],
+)
+def test_a_text_that_is_the_name_of_a_medium_is_told(text: str, is_media: bool) -> None:
+    found = [kind for kind, _ in text_faults("query", MultimodalInput.of([text]))]
+    assert found == (["media_as_text"] if is_media else [])

@@ -56,3 +56,9 @@ def test_rows_are_counted_by_modality_class_and_length() -> None:
     assert found["histograms"]["query tokens"]["max"] == 2
     assert found["histograms"]["positive characters"]["count"] == 6
     assert found["histograms"]["negatives"]["mean"] == 1
+
+
+def test_bins_of_whole_numbers_are_those_that_can_hold_one() -> None:
+    assert [low for low, *_ in histogram([1, 2, 8]).bins()] == pytest.approx(
+        [1, 2, 8**0.5, 4, 32**0.5, 8]
+    )

@@ -137,6 +137,43 @@ def test_documents_of_the_label_are_positives_unless_labels_are_not_used(tmp_pat
     assert topped[:2] == [["c"], ["c"]]
 
 
+def test_a_document_has_a_label_of_its_own_in_each_data_set(tmp_path: Path) -> None:
+    def reviews(name: str, count: int) -> ListedRows:
+        labels = ["good" if number % 2 else "bad" for number in range(count)]
+        said = [row(f"{name} {n}", label, label=label) for n, label in enumerate(labels)]
+        more = [row(f"{name} more", "bad", label="poor")]  # a second label of one document
+        return ListedRows([*said, *more, row(f"{name} last", "awful", label="poor")], name)
+
+    report = run(tmp_path, reviews("films", 4), reviews("books", 3))
+    for name, count in (("films", 4), ("books", 3)):
+        rows = RowFile(report.files[name])
+        found = [rows[number] for number in range(len(rows))]
+        expected = [{"awful", "bad" if n % 2 else "good"} for n in range(count)]
+        expected += [{"good"}, {"good"}]
+        assert [{said(item) for item in each.hard_negatives} for each in found] == expected
+        for each in found:
+            names = dict(zip(map(said, each.hard_negatives), each.negative_labels, strict=True))
+            labels = {"good": "good", "bad": "bad", "awful": "poor"}
+            assert names == {document: labels[document] for document in names}
+
+
+def test_a_document_of_nearly_the_same_question_is_not_taken(tmp_path: Path) -> None:
+    teacher = ChosenVectors(
+        {
+            "who sings": [1, 0, 0], "who is singing": [0.96, 0.28, 0], "who acts": [0.6, 0.8, 0],
+            "a": [0, 0, 1], "b": [0.1, 0, 1], "c": [0.2, 0, 1], "no answer": [0.3, 0, 1],
+        },
+        dimension=3,
+    )  # fmt: skip
+    rows = [row("who sings", "a", ["no answer"]), row("who is singing", "b"), row("who acts", "c")]
+    rows += [row("who acts", "b"), row("who is singing", "d")]
+    report = run(tmp_path, ListedRows(rows), encoder=teacher, max_query_similarity=0.9)
+    assert set(negatives(report)[0]) == {"c", "no answer"}
+    assert report.counts["listed"]["removed"]["max_query_similarity"] == 4
+    report = run(tmp_path / "off", ListedRows(rows), encoder=teacher)
+    assert "b" in negatives(report)[0]
+
+
 def test_a_pool_is_of_the_own_data_set_of_all_or_of_more_files(tmp_path: Path) -> None:
     first, second = (
         ListedRows([row("q", "d"), row("r", "e")], "a"),

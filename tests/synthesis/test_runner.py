@@ -311,3 +311,45 @@ def test_requests_are_told_apart_by_what_they_say_also_without_a_seed(tmp_path: 
         assert run(server, tmp_path, "send_seed=false").num_rows == 6
     assert len({asked.headers["idempotency-key"] for asked in server.requests}) == 12
     assert not any("seed" in asked.body for asked in server.requests)
+
+
+def test_a_server_that_refuses_everybody_rejects_no_row(tmp_path: Path) -> None:
+    refusal = Fault("status", 400, message="use max_completion_tokens")
+    with ModelServer(DiligentModel(), fault=lambda n, body: refusal) as server:
+        with pytest.raises(EndpointError, match=r"every request.*--set max_tokens_field="):
+            run(server, tmp_path, rows=20)
+        assert run(server, tmp_path, rows=20, limit=2).num_open == 2
+        server.fault = lambda number, body: None
+        report = run(server, tmp_path, "max_tokens_field=max_completion_tokens", rows=20)
+    assert (report.num_rows, report.num_rejected) == (20, 0)
+    assert server.requests[-1].body["max_completion_tokens"] == 20
+    assert "max_tokens" not in server.requests[-1].body
+
+
+def test_more_fields_are_sent_with_every_request(tmp_path: Path) -> None:
+    with ModelServer(DiligentModel()) as server:
+        run(server, tmp_path, "extra.chat_template_kwargs={enable_thinking: false}")
+    assert {str(asked.body["chat_template_kwargs"]) for asked in server.requests} == {
+        "{'enable_thinking': False}"
+    }
+
+
+def test_half_a_character_in_an_answer_ends_no_run(tmp_path: Path) -> None:
+    diligent = DiligentModel()
+    texts = iter(['{"question": "what \\ud83d"}', '{"question": "what \ud83d"}'])
+
+    def broken(body: dict[str, Any]) -> str:
+        return next(texts, None) or diligent(body)
+
+    with ModelServer(broken) as server:
+        report = run(server, tmp_path, rows=1)
+    assert (report.num_rows, report.num_requests) == (1, 4)
+
+
+def test_what_is_paid_for_is_written_when_the_server_goes_away(tmp_path: Path) -> None:
+    with ModelServer(
+        DiligentModel(), fault=lambda n, b: Fault("close") if n > 7 else None
+    ) as server:
+        with pytest.raises(EndpointError, match="one after another"):
+            run(server, tmp_path, rows=30, max_retries=0, concurrency=1)
+    assert len(lines_of(tmp_path / "out" / "rows.jsonl")) == 4

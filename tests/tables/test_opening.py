@@ -122,7 +122,11 @@ def test_a_bad_row_of_csv_keeps_its_place(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b'a,b\n1,2\n3\n\n"4"x,5\n\xff,6\n7,"8\n9"\n')
     table = open_table([tmp_path / "a.csv"])
     assert (len(table), table[0], table[4]) == (5, {"a": "1", "b": "2"}, {"a": "7", "b": "8\n9"})
-    for index, why in ((1, "1 cells where there are 2"), (2, "not CSV"), (3, "not UTF-8")):
+    for index, why in (
+        (1, "1 cells where there are 2"),
+        (2, "not CSV, line 5 of"),
+        (3, "not UTF-8"),
+    ):
         with pytest.raises(InputError, match=rf"a\.csv, row {index + 1}: {why}"):
             table[index]
 

@@ -125,6 +125,23 @@ def rich_batch(weight: Tensor, rows: slice) -> distributed.LocalEmbeddings:
     )
 
 
+def ids_of_all(rank: int, world_size: int) -> list[int]:
+    """Row 1 brings as a hard negative what row 0 has as its positive, under the adapter's id."""
+    content, name = 5, 100
+    unit = torch.nn.functional.normalize(torch.ones(2, 4), dim=-1)
+    ids, contents = ([name], [content]) if rank == 0 else ([200, content], [6])
+    count = len(ids)
+    local = distributed.LocalEmbeddings(
+        queries=unit[:1],
+        documents=unit[:count],
+        positive=torch.tensor([0]),
+        owner=torch.zeros(count, dtype=torch.int64),
+        ids=torch.tensor(ids),
+        positive_contents=torch.tensor(contents),
+    )
+    return list(distributed.gather(local).ids.tolist())
+
+
 def every_loss(rank: int, world_size: int) -> dict[str, Any]:
     """Uneven shares; a temperature for each of two tasks, learnt."""
     rows = share(5, rank, world_size)
@@ -156,6 +173,7 @@ def main() -> None:
     result = {
         "scalar": shared_scalar(rank, world_size),
         "losses": every_loss(rank, world_size),
+        "ids": ids_of_all(rank, world_size),
         "joined": [
             distributed.joined(payload, torch.device("cpu")).decode()
             for payload in ("xyz"[: 2 * rank + 1].encode(), b"second" * rank, b"")

@@ -112,3 +112,7 @@ def test_bytes_are_joined_in_the_order_of_the_ranks(results: list[dict]):
 
 def test_a_stop_on_one_process_is_seen_by_all(results: list[dict]):
     assert [result["stop"] for result in results] == [True, True]
+
+
+def test_a_hard_negative_that_is_a_positive_of_another_process_gets_its_id(results: list[dict]):
+    assert [result["ids"] for result in results] == [[100, 200, 100]] * WORLD_SIZE

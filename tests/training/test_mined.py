@@ -13,6 +13,7 @@ from mmembed.config.recipe import Recipe
 from mmembed.data.row_files import RowFile
 from mmembed.errors import ConfigError
 from mmembed.training import mined, stages
+from mmembed.training.planned import planned_runs
 from tests.training.test_training import assert_same_weights, losses, train
 
 ADAPTER = "tests.training.pairs:ColourPairs"
@@ -95,6 +96,65 @@ def test_mined_rows_keep_what_the_recipe_says_of_their_data(tiny_checkpoint, tmp
     rows = rows_of(tmp_path / "run" / "stage1")
     assert len(rows) == 5, "rows that the cap leaves out are not mined"
     assert all(row.query.instruction is None for row in rows), "phrasings are drawn at training"
+
+
+def test_rows_that_were_mined_for_other_settings_are_not_trained_on(
+    tiny_checkpoint, tmp_path, monkeypatch
+):
+    def cut(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "train_stage", cut)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(tiny_checkpoint), tmp_path / "run")
+    assert all(len(row.hard_negatives) == 2 for row in rows_of(tmp_path / "run" / "stage1"))
+    train(recipe(tiny_checkpoint, "stages.0.mining.num_negatives=1"), tmp_path / "run")
+    assert all(len(row.hard_negatives) == 1 for row in rows_of(tmp_path / "run" / "stage1"))
+
+
+def test_graded_pairs_are_not_mined_and_keep_their_grades(tiny_checkpoint, tmp_path, monkeypatch):
+    given = []
+    original = stages.train_stage
+    monkeypatch.setattr(
+        stages,
+        "train_stage",
+        lambda stage, *a, **k: given.append(stage) or original(stage, *a, **k),
+    )
+    graded = (
+        f"defaults.data=[{{adapter: '{ADAPTER}', arguments: {{pictures: false}}, name: colours}}, "
+        f"{{adapter: '{ADAPTER}', name: graded, task: sts, "
+        "arguments: {pictures: false, rich: true, task: sts}}]"
+    )
+    asked = recipe(tiny_checkpoint, graded, "stages.0.losses={sts: {objective: cosent}}")
+    train(asked.model_copy(update={"stages": asked.stages[:1]}), tmp_path / "run")
+    assert [entry.adapter == ADAPTER for entry in given[0].data] == [False, True]
+    mined_rows = sorted(path.name for path in (tmp_path / "run/stage1/mined").glob("*.jsonl"))
+    assert mined_rows == ["colours.jsonl"]
+
+
+def test_soup_members_mine_for_themselves_with_vectors_of_one_store(tiny_checkpoint, tmp_path):
+    asked = recipe(
+        tiny_checkpoint,
+        "stages.0.mining.sampling=random",
+        "stages.0.mining.ranks=[1, 5]",
+        "soup={method: linear, members: [{seed: 1}, {seed: 2}]}",
+    )
+    asked = asked.model_copy(update={"stages": asked.stages[:1]})
+    train(asked, tmp_path / "run")
+    first, second = (rows_of(tmp_path / "run" / f"stage1-member{n}") for n in (1, 2))
+    assert [row.query for row in first] == [row.query for row in second]
+    assert [row.hard_negatives for row in first] != [row.hard_negatives for row in second]
+    spaces = [path for path in (tmp_path / "run/mining-vectors").iterdir() if path.is_dir()]
+    assert len(spaces) == 1 and not list((tmp_path / "run").glob("*/mined/vectors"))
+
+
+def test_a_plan_counts_the_negatives_that_will_be_mined(tiny_checkpoint):
+    asked = recipe(tiny_checkpoint, "stages.0.mining.scores=teacher")
+    planned = planned_runs(asked, [("stage1", asked.stages[0])])
+    rows = [planned.mixture.row(number) for number in range(len(planned.mixture))]
+    assert all(len(row.example.hard_negatives) == 2 for row in rows)
+    assert all(len(row.example.scores) == 3 for row in rows)
 
 
 def test_without_mining_a_loss_over_hard_negatives_is_still_refused(tiny_checkpoint, tmp_path):

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmembed.cli.console import Workers, say
-from mmembed.cli.data.options import Arguments, Format, Root, Target, opened
+from mmembed.cli.data.options import Arguments, Format, Root, Target, check_output, opened
 from mmembed.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mmembed.data.opening import OpenedDataset
     from mmembed.inspection.leakage import EvaluationItem
 
 __all__ = ["check"]
@@ -100,7 +101,19 @@ def check(
     for path in (write_clean, drop_leaked):
         if path is not None:
             refuse_existing(path)
+    if report is not None:
+        check_output(report, "--report", ".json")
+    if html is not None:
+        check_output(html, "--html", ".html", ".htm")
     datasets = opened(target, root=root, format=format, arguments=arguments)
+    if report is not None and any(map(report.samefile, _existing(report, datasets))):
+        raise ConfigError(f"--report {report} is one of the files that are checked")
+    tasks = sorted({each.adapter.task for each in datasets})
+    if (write_clean or drop_leaked) and len(tasks) > 1:
+        raise ConfigError(
+            f"{target} has rows of {len(tasks)} tasks ({', '.join(tasks)}), and a file of rows has "
+            "one; check its data sets singly"
+        )
     whole = bool(all_rows or write_clean or drop_leaked)
     found = check_rows(
         datasets,
@@ -116,7 +129,6 @@ def check(
     for line in lines_of(found):
         typer.echo(line)
     if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(found.as_dict(), indent=1, ensure_ascii=True)
         report.write_text(text + "\n", encoding="utf-8")
     if html is not None:
@@ -133,6 +145,11 @@ def check(
             say(f"{path}: {count:,} of {len(found.rows):,} rows")
     if found.findings.count("error"):
         raise typer.Exit(2)
+
+
+def _existing(report: Path, datasets: Sequence[OpenedDataset]) -> list[Path]:
+    files = [Path(file) for each in datasets for file in getattr(each.adapter, "files", ())]
+    return [file for file in files if file.exists()] if report.exists() else []
 
 
 def _items(names: Sequence[str], root: Path, suite_root: Path) -> Iterator[EvaluationItem]:

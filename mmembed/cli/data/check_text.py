@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mmembed.cli.console import printable
 from mmembed.inspection.check import CheckReport
 from mmembed.inspection.findings import KINDS, Severity
+from mmembed.inspection.pages import number_words
 from mmembed.inspection.statistics import DatasetStatistics
 
 __all__ = ["lines_of"]
@@ -33,6 +34,8 @@ def lines_of(report: CheckReport) -> Iterator[str]:
             if count > shown:
                 yield f"    and {count - shown:,} more"
     rows = f"{report.num_checked:,} of {len(report.rows):,} rows checked"
+    if not (report.is_whole or report.was_interrupted):
+        rows += " (drawn at random; --all looks at every row)"
     if report.num_compared is not None:
         rows += f", compared with {report.num_compared:,} evaluation items"
         if report.num_unopened:
@@ -51,15 +54,14 @@ def _dataset(facts: DatasetStatistics) -> Iterator[str]:
     if facts.labels:
         ordered = facts.labels.most_common()
         (most, many), (least, few) = ordered[0], ordered[-1]
-        yield f"  {len(facts.labels):,} classes, {many:,} rows of {most!r} to {few:,} of {least!r}"
+        classes = "1 class" if most == least else f"{len(facts.labels):,} classes"
+        yield f"  {classes}, {many:,} rows of {most!r}" + (
+            "" if most == least else f" to {few:,} of {least!r}"
+        )
     names = [name for name, each in facts.histograms.items() if each.count]
     if names:
         yield f"  {'':22}{'least':>12}{'median':>12}{'95 %':>12}{'most':>12}"
     for name in names:
         each = facts.histograms[name]
         values = (each.least, each.quantile(0.5), each.quantile(0.95), each.most)
-        yield f"  {name:22}" + "".join(f"{_number(value):>12}" for value in values)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.2f}" if value < 10 and value != int(value) else f"{value:,.0f}"
+        yield f"  {name:22}" + "".join(f"{number_words(value):>12}" for value in values)

@@ -57,6 +57,8 @@ def convert(
 
     if out.exists() and not force:
         raise ConfigError(f"{out} exists; give another --out, or --force to replace it")
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; give the name of a file")
     datasets = opened(target, root=root, format=format, arguments=arguments)
     if len(datasets) > 1:
         names = ", ".join(dataset.name for dataset in datasets)

@@ -52,10 +52,15 @@ def list_datasets(
     """
     import dataclasses
     import json
+    from typing import get_args
 
     from mmembed.data.downloads import presence
     from mmembed.data.opening import list_cards
+    from mmembed.errors import ConfigError
+    from mmembed.types import Task
 
+    if task is not None and task not in get_args(Task):
+        raise ConfigError(f"--task {task}: tasks are {', '.join(get_args(Task))}")
     known = list_cards()
     cards = [
         card

@@ -58,12 +58,29 @@ def lock(
             typer.echo(line)
         if changes:
             raise typer.Exit(2)
-        say(f"all {len(known)} data sets are as in {check}")
+        say(f"{_data_sets(len(known))} as in {check}")
         return
     assert found is not None
+    if out.exists():
+        _refuse_other(out)
     total = sum(len(one.adapter) for one in found)
     with shown_progress(None, "reading", total, "rows") as advance:
         locked = lock_datasets(found, commits=noted_commits(root), on_progress=advance)
     write_lock(out, locked)
     typer.echo(str(out))
-    say(f"{len(locked.datasets)} data sets, {total:,} rows")
+    say(f"{_data_sets(len(locked.datasets))}, {total:,} rows")
+
+
+def _data_sets(count: int) -> str:
+    return "1 data set" if count == 1 else f"{count} data sets"
+
+
+def _refuse_other(out: Path) -> None:
+    """A lock may be replaced, nothing else."""
+    from mmembed.data.lock import read_lock
+    from mmembed.errors import ConfigError
+
+    try:
+        read_lock(out)
+    except ValueError:
+        raise ConfigError(f"{out} exists and is no lock of data; give another --out") from None

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmembed.errors import ConfigError
+
 if TYPE_CHECKING:
     from mmembed.data.opening import OpenedDataset
 
-__all__ = ["Arguments", "Format", "Root", "Target", "opened"]
+__all__ = ["Arguments", "Format", "Root", "Target", "check_output", "opened"]
 
 Target = Annotated[
     str,
@@ -48,3 +50,16 @@ def opened(
     from mmembed.data.opening import open_datasets
 
     return open_datasets(target, root=root, format=format, arguments=arguments or ())
+
+
+def check_output(out: Path, option: str, *suffixes: str) -> None:
+    """Before the work: that a page or report cannot take the place of data.
+
+    Raises:
+        ConfigError: its name does not end in one of `suffixes`, or it is a folder.
+    """
+    if out.suffix.lower() not in suffixes:
+        raise ConfigError(f"{option} {out}: give a name that ends in {' or '.join(suffixes)}")
+    if out.is_dir():
+        raise ConfigError(f"{option} {out} is a folder; give the name of a file")
+    out.parent.mkdir(parents=True, exist_ok=True)

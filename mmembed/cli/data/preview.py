@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mmembed.cli.console import say
-from mmembed.cli.data.options import Arguments, Format, Root, Target, opened
+from mmembed.cli.data.options import Arguments, Format, Root, Target, check_output, opened
 
 __all__ = ["preview"]
 
@@ -39,6 +39,7 @@ def preview(
     from mmembed.inputs.prompt import load_template
     from mmembed.inspection.preview import write_preview
 
+    check_output(out, "--out", ".html", ".htm")
     template = None if prompt is None else load_template(prompt)
     datasets = opened(target, root=root, format=format, arguments=arguments)
     write_preview(

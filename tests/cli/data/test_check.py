@@ -183,3 +183,40 @@ def test_tokens_are_counted_with_the_tokenizer_of_a_model(
     assert 1 <= histograms["query tokens"]["max"] <= len("a red apple")
     result = run(rows, "--model", tmp_path / "none")
     assert isinstance(result.exception, ConfigError)
+
+
+@pytest.mark.parametrize("option", ["--html", "--report"])
+def test_a_page_or_report_does_not_take_the_place_of_data(tmp_path: Path, option: str) -> None:
+    row = {"query": "q", "positives": ["p"]}
+    rows = write(tmp_path / "rows.jsonl", row)
+    listed = tmp_path / "rows.json"
+    listed.write_text(json.dumps([row]))
+    for target in (rows, listed):
+        before = target.read_bytes()
+        assert isinstance(run(target, option, target).exception, ConfigError)
+        assert target.read_bytes() == before
+
+
+def test_a_missing_file_is_named_with_its_folder_and_a_sample_as_one(tmp_path: Path) -> None:
+    row = {"query": "q", "positives": [{"image": "folder/no.png"}]}
+    rows = write(tmp_path / "rows.jsonl", *[{**row, "query": f"q {n}"} for n in range(3)])
+    result = run(rows, "--sample", 2)
+    assert str(tmp_path / "folder" / "no.png") in result.stdout
+    assert "2 of 3 rows checked (drawn at random; --all looks at every row)" in result.stdout
+
+
+def test_rows_of_several_tasks_are_not_written_into_one_file(tmp_path: Path) -> None:
+    pair = {"query": "q", "positives": ["p"]}
+    write(tmp_path / "a.jsonl", pair)
+    write(tmp_path / "b.jsonl", {**pair, "task": "sts", "scores": [0.5]})
+    adapter = "mmembed.data.row_files:RowFile"
+    entries = [
+        {"adapter": adapter, "arguments": {"path": str(tmp_path / f"{name}.jsonl")}}
+        for name in "ab"
+    ]
+    mixture = tmp_path / "mixture.yaml"
+    mixture.write_text(json.dumps({"data": entries}))
+    clean = tmp_path / "clean.jsonl"
+    result = run(mixture, "--write-clean", clean)
+    assert isinstance(result.exception, ConfigError) and "2 tasks" in str(result.exception)
+    assert not clean.exists()

@@ -35,7 +35,7 @@ def test_a_lock_is_written_and_checked_without_the_target(rows, tmp_path):
     lock = tmp_path / "data.lock"
     result = run("lock", rows, "--format", "flagembedding", "--out", lock)
     assert result.stdout.strip() == str(lock)
-    assert "1 data sets, 3 rows" in result.stderr
+    assert "1 data set, 3 rows" in result.stderr
     (entry,) = read_lock(lock).datasets
     assert (entry.rows, entry.reference.rpartition(":")[2]) == (3, "FlagEmbedding")
     checked = run("lock", "--check", lock)
@@ -80,3 +80,10 @@ def test_training_refuses_data_that_are_not_as_in_the_lock(rows, tmp_path):
     assert result.exit_code == 2
     assert "rows is 4, was 3" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_lock_replaces_a_lock_only(rows):
+    before = rows.read_bytes()
+    result = CliRunner().invoke(data, ["lock", str(rows), "--out", str(rows)])
+    assert isinstance(result.exception, ConfigError) and "no lock" in str(result.exception)
+    assert rows.read_bytes() == before

@@ -42,3 +42,18 @@ def test_every_entry_of_a_recipe_is_previewed(tmp_path: Path) -> None:
 def test_an_unknown_template_is_refused_before_any_row_is_read(tmp_path: Path) -> None:
     result = run(rows_in(tmp_path), "--out", tmp_path / "x.html", "--prompt", "none")
     assert isinstance(result.exception, ConfigError) and not (tmp_path / "x.html").exists()
+
+
+def test_a_page_does_not_take_the_place_of_data(tmp_path: Path) -> None:
+    rows = rows_in(tmp_path)
+    before = rows.read_bytes()
+    result = run(rows, "--out", rows)
+    assert isinstance(result.exception, ConfigError) and ".html" in str(result.exception)
+    assert rows.read_bytes() == before
+
+
+def test_values_that_are_all_equal_have_no_histogram(tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    assert run(rows_in(tmp_path), "--out", out).exit_code == 0
+    page = out.read_text(encoding="utf-8")
+    assert "<svg" not in page and "query characters" in page

@@ -70,6 +70,46 @@ def test_negatives_are_the_pages_of_those_ids_and_pages_without_a_query_are_no_r
     assert len(Dataset("vdr-multilingual-en", tmp_path, max_negatives=2)[0].hard_negatives) == 2
 
 
+def test_a_page_without_a_name_is_planned_by_the_id_that_its_row_has(tmp_path):
+    folder = prepared("colpali-train", tmp_path)
+    for file in (folder / "data").iterdir():
+        file.unlink()
+    names = ["a.jpg", "", None]
+    rows = [
+        {"query": "?", "image": cell(n), "image_filename": name} for n, name in enumerate(names)
+    ]
+    write_parquet(folder / "data" / "train-00000-of-00001.parquet", rows)
+    found = Dataset("colpali-train", tmp_path)
+    ids = [found.document_ids(index) for index in range(3)]
+    assert ids == [found[index].positive_ids for index in range(3)]
+    assert len(set(ids)) == 3
+
+
+def test_a_page_is_no_negative_of_itself(tmp_path):
+    folder = prepared("vdr-multilingual-en", tmp_path)
+    rows = [
+        {"id": "p0", "query": "where?", "image": cell(0), "negatives": ["p0", "p1"]},
+        {"id": "p1", "query": None, "image": cell(1), "negatives": None},
+    ]
+    write_parquet(folder / "en" / "train-00000-of-00001.parquet", rows)
+    (negative,) = Dataset("vdr-multilingual-en", tmp_path, max_negatives=1)[0].hard_negatives
+    assert picture(negative) == cell(1)["bytes"]
+
+
+def test_questions_without_an_answer_ask_for_pages_only(tmp_path):
+    folder = prepared("colpali-train-qa", tmp_path)
+    for file in (folder / "data").iterdir():
+        file.unlink()
+    rows = [
+        {"query": f"query {n}", "image": cell(n), "image_filename": f"{n}.jpg", "answer": answer}
+        for n, answer in enumerate(["B", None, "C"])
+    ]
+    write_parquet(folder / "data" / "train-00000-of-00001.parquet", rows)
+    assert len(Dataset("colpali-train", tmp_path)) == 3
+    asked = Dataset("colpali-train-qa", tmp_path)
+    assert [row.positives[0].parts[0].text for row in check_rows(asked)] == ["B", "C"]
+
+
 def test_sources_keep_rows_of_some_sources(tmp_path):
     prepared("visrag-in-domain", tmp_path)
     rows = Dataset("visrag-in-domain", tmp_path, sources=["PlotQA", "ICML Papers"])

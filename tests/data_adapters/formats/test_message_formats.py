@@ -222,3 +222,9 @@ def test_a_bad_row_names_file_line_and_fault(
     with pytest.raises(InputError, match=rf"m\.jsonl, line 2: .*{words}"):
         rows[1]
     assert rows[0] == rows[2]
+
+
+def test_a_label_in_a_file_that_begins_without_is_refused(tmp_path: Path) -> None:
+    path = lines(tmp_path / "m.jsonl", ONE, {**ONE, "label": 0.0})
+    with pytest.raises(InputError, match=r"line 2: label: 0\.0 means the task sts"):
+        Swift(path)[1]

@@ -299,6 +299,7 @@ BAD: list[tuple[type[Any], dict[str, Any], str]] = [
     (FlagEmbedding, {"query": None, "pos": ["p"]}, "query: found None"),
     (FlagEmbedding, {"query": "q", "pos": ["p"], "pos_scores": [1, 2]}, "pos_scores: found 2"),
     (FlagEmbedding, {"query": "q", "pos": ["p"], "pos_scores": ["x"]}, "expected a number"),
+    (FlagEmbedding, {"query": "q", "pos": ["p"], "pos_scores": [10**400]}, "expected a number"),
     (Tevatron, {"query": "q", "positive_passages": []}, "no positive_passages"),
     (Tevatron, {"query": "q", "positive_passages": ["p"]}, r"positive_passages\[0\]: found 'p'"),
     (Tevatron, {"query": "q", "positive_passages": [{"text": ""}]}, "neither text nor media"),
@@ -306,6 +307,7 @@ BAD: list[tuple[type[Any], dict[str, Any], str]] = [
     (SentenceTransformers, {"anchor": "q", "positive": None}, "positive: |no positive"),
     (SentenceTransformers, {"anchor": "q", "positive": 3}, "positive: found 3"),
     (SentenceTransformers, {"anchor": "q", "positive": "p", "label": 2}, "the class 2"),
+    (SentenceTransformers, {"anchor": "q", "positive": "p", "label": "2"}, "the class 2"),
     (SentenceTransformers, {"anchor": "q", "positive": "p", "score": "x"}, "score: found 'x'"),
     (SentenceTransformers, {"anchor": "q", "positive": ["p"], "label": [2]}, "0 or 1"),
     (SentenceTransformers, {"anchor": "q", "positive": ["p"], "label": [0]}, "labelled 1"),
@@ -326,3 +328,18 @@ def test_a_bad_row_names_file_line_and_fault(
         rows[1]
     assert rows[0] == rows[2]
     assert isinstance(rows.take([0, 1, 2])[1], InputError)
+
+
+def test_a_row_of_another_type_than_the_first_is_refused(tmp_path: Path) -> None:
+    row = {"query": "q", "pos": ["p"]}
+    path = lines(tmp_path / "f.jsonl", {**row, "type": "normal"}, {**row, "type": "symmetric_sts"})
+    with pytest.raises(InputError, match=r"line 2: type: 'symmetric_sts' means the task sts"):
+        FlagEmbedding(path)[1]
+    assert FlagEmbedding(path, task="qa")[1].task == "qa"
+
+
+def test_columns_are_a_list_of_names(tmp_path: Path) -> None:
+    path = lines(tmp_path / "f.jsonl", {"anchor": "q", "positive": "p"})
+    for wrong in ({"columns": "anchor"}, {"columns": [1]}, {"label": 1}):
+        with pytest.raises(ConfigError, match="give "):
+            SentenceTransformers(path, **wrong)

@@ -34,6 +34,15 @@ def in_order(example):
     return found | {key: sorted(found[key]) for key in ("negatives", "negative_labels")}
 
 
+def test_two_classes_of_one_name_are_no_negatives_of_each_other(tmp_path):
+    again = [{"text": "cheerful", "label": 7, "label_text": "joy"}]
+    write_rows(tmp_path / "train.jsonl", [*ROWS, *again])
+    for example in examples(load(CARD, tmp_path, form="label")):
+        assert len(example.hard_negatives) == len(example.negative_labels)
+        assert example.label not in example.negative_labels
+        assert words(example.positives[0]) not in map(words, example.hard_negatives)
+
+
 def test_labels_are_documents_among_other_labels(tmp_path):
     write_rows(tmp_path / "train.jsonl", ROWS)
     found = examples(load(CARD, tmp_path, form="label"))

@@ -89,6 +89,19 @@ def test_numbered_columns_are_negatives_and_a_title_is_joined_by_the_separator(t
     assert list(map(described, examples(rows))) == golden("text_pairs")["titled"]
 
 
+def test_a_negative_that_is_a_positive_too_is_left_out_with_its_score(tmp_path):
+    row = {
+        "query": "what is a cat",
+        "pos": ["a pet", "an animal"],
+        "neg": ["a car", "a pet", "a cart"],
+    }
+    graded = row | {"pos_scores": [0.9, 0.8], "neg_scores": [0.2, 0.9, 0.1]}
+    write_rows(tmp_path / "train.jsonl", [graded])
+    (example,) = examples(load(CARD, tmp_path, **FLAG, scores=["pos_scores", "neg_scores"]))
+    assert list(map(words, example.hard_negatives)) == ["a car", "a cart"]
+    assert example.scores == (0.9, 0.8, 0.2, 0.1)
+
+
 def test_fewer_negatives_are_drawn_from_the_list_with_their_scores_by_seed(tmp_path):
     names = [f"n{k}" for k in range(20)]
     table = [
