@@ -77,7 +77,9 @@ def lines_of(
                     text = line.decode("utf-8" if offset else "utf-8-sig")
                 except UnicodeDecodeError as error:
                     first = offset + error.start
-                    raise ConfigError(f"{path}, line {place}: byte {first:,} is not UTF-8") from None
+                    raise ConfigError(
+                        f"{path}, line {place}: byte {first:,} is not UTF-8"
+                    ) from None
                 if text.strip():
                     yield place, offset, text
                 offset += len(line)
