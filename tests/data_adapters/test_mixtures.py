@@ -65,12 +65,11 @@ def test_rzenembed_merges_image_classes_and_caps_every_set() -> None:
     stage1, stage2 = load_mixture("rzenembed_stage1"), load_mixture("rzenembed_stage2")
     assert {entry.cap for entry in stage2} == {100_000}
     merged = {entry.arguments["name"] for entry in stage2 if entry.group == "image_classification"}
-    assert merged == IMAGE_CLASSES | {"mmeb-sun397"}
+    mmeb = IMAGE_CLASSES | {"mmeb-sun397"}
+    assert merged == mmeb | {"mme5-synthetic-classification"}
     published = {entry.arguments["name"]: entry for entry in load_mixture("mmeb_v2_train")}
-    share = sum(published[name].share for name in merged)
-    assert {entry.share for entry in stage2 if entry.group == "image_classification"} == {
-        1.5 * share
-    }
+    share = 1.5 * sum(published[name].share for name in mmeb) + 0.75
+    assert {entry.share for entry in stage2 if entry.group == "image_classification"} == {share}
     assert not any(entry.query_instruction for entry in stage1)
     assert sum(entry.cap or 0 for entry in stage1) == pytest.approx(5.05e6, rel=0.001)
 
