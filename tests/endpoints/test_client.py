@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 
@@ -196,12 +197,22 @@ def test_a_key_that_is_not_there_is_said_before_anything_is_sent() -> None:
 def test_many_requests_keep_their_order_and_stay_within_the_concurrency(
     server: ModelServer,
 ) -> None:
-    server.fault = lambda number, body: Fault("status", 503) if number % 3 == 0 else None
     texts = [f"text {number}" for number in range(40)]
+    refused = texts[::3]  # once each, whatever comes between
+
+    def overloaded(number: int, body: dict[str, Any]) -> Fault | None:
+        (text,) = body["input"]
+        if text not in refused:
+            return None
+        refused.remove(text)
+        return Fault("status", 503)
+
+    server.fault = overloaded
     with client_of(server, concurrency=4) as client:
         answers = client.post_many("embeddings", [{"input": [text]} for text in texts])
     assert [answer["data"][0]["embedding"] for answer in answers] == list(map(vector_of, texts))
     assert 1 < server.most_at_once <= 4
+    assert not refused
 
 
 def test_the_first_refusal_of_many_ends_them_and_the_client_stays_usable(

@@ -130,7 +130,7 @@ def test_a_picture_that_is_gone_is_said_to_be(tmp_path: Path):
     broken = RetrievalTask(task.name, task.queries, {**task.corpus, "d1": gone}, task.relevant)
     examples = worst_examples(done, {HOSTILE: LoadedTask(broken)})
     shown = next(each for each in examples if each.query.text)
-    assert shown.hits[0].card.caption == "d1; cannot be shown: not_found"
+    assert shown.hits[0].card.caption == "d1; cannot be shown: not_found (gone.png)"
 
 
 def test_answers_that_are_far_down_are_named():
