@@ -17,6 +17,7 @@ from mmembed.inputs.contrastive import (
     TrainingRow,
     content_id,
     document_id,
+    query_id,
 )
 from mmembed.inputs.processor import Processor
 from mmembed.types import ContrastiveExample, MultimodalInput
@@ -146,3 +147,14 @@ def test_bad_item_is_named_by_dataset_row_and_place(processor: Processor):
         ContrastiveCollator(processor)(bad)
     assert caught.value.index == ("data", 1, "positive 0")
     assert caught.value.code == "unsupported_format"
+
+
+def test_queries_of_text_are_known_by_what_they_say_and_pictures_by_their_name():
+    def asked(item: object, name: str) -> int:
+        positive = MultimodalInput.of("answer")
+        return query_id(ContrastiveExample(MultimodalInput.of(item), (positive,), query_id=name))
+
+    assert asked("who?", "data/1") == asked("who?", "data/2") == asked("who?", "")
+    assert asked("who?", "data/1") != asked("what?", "data/1")
+    absent = {"image": "no-such-file.png"}  # its name is enough, nothing is read
+    assert asked(absent, "cat") == asked({"image": "another.png"}, "cat") != asked(absent, "dog")
