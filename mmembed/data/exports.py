@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 
-class Export:
+class Export(ABC):
     """Writes JSON lines of one format; the file is there when all of it is.
 
     Attributes:
@@ -48,9 +49,9 @@ class Export:
         self._temporary = self.path.with_name(f".tmp-{os.getpid()}-{self.path.name}")
         self._file = self._temporary.open("w", encoding="utf-8", newline="\n")
 
+    @abstractmethod
     def rows(self, example: ContrastiveExample) -> list[dict[str, Any]]:
         """Raises InputError where the format cannot say what the row does."""
-        raise NotImplementedError
 
     def write(self, example: ContrastiveExample, /, **meta: Any) -> None:
         rows = self.rows(example)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,50 @@ from mmembed.errors import InputError
 from mmembed.tables.rows import RowTable
 from mmembed.types import ContrastiveExample
 
-__all__ = ["Parse", "TableRows"]
+__all__ = ["Parse", "RowsOfTable", "TableRows"]
 
 Parse: TypeAlias = Callable[[dict[str, Any], str], ContrastiveExample]
 
 
-class TableRows:
+class RowsOfTable(ABC):
+    """Row i is what `_example` makes of row i of a table."""
+
+    table: RowTable
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.table.files
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> ContrastiveExample:
+        return self._example(index, self.table[index])
+
+    def take(self, indices: Sequence[int]) -> list[ContrastiveExample | InputError]:
+        """An example, or why there is none, for each of many rows; faster than one by one."""
+        try:
+            rows: Sequence[Any] = self.table.take(indices)
+        except InputError:
+            rows = [None] * len(indices)
+        examples: list[ContrastiveExample | InputError] = []
+        for index, row in zip(indices, rows, strict=True):
+            try:
+                row = self.table[index] if row is None else row
+                examples.append(self._example(index, row))
+            except InputError as error:
+                examples.append(error)
+        return examples
+
+    def where(self, index: int) -> str:
+        return self.table.where(index)
+
+    @abstractmethod
+    def _example(self, index: int, row: dict[str, Any]) -> ContrastiveExample:
+        """Raises InputError with the place of the row."""
+
+
+class TableRows(RowsOfTable):
     """An `ExampleRows`: row i is `parse(table[i], table.where(i))`.
 
     Args:
@@ -47,34 +86,6 @@ class TableRows:
             self.document_ids = lambda index: document_ids(table[index])
         if sibling_key is not None:
             self.sibling_key = lambda index: sibling_key(table[index])
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return self.table.files
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> ContrastiveExample:
-        return self._example(index, self.table[index])
-
-    def take(self, indices: Sequence[int]) -> list[ContrastiveExample | InputError]:
-        """An example, or why there is none, for each of many rows; faster than one by one."""
-        try:
-            rows: Sequence[Any] = self.table.take(indices)
-        except InputError:
-            rows = [None] * len(indices)
-        examples: list[ContrastiveExample | InputError] = []
-        for index, row in zip(indices, rows, strict=True):
-            try:
-                row = self.table[index] if row is None else row
-                examples.append(self._example(index, row))
-            except InputError as error:
-                examples.append(error)
-        return examples
-
-    def where(self, index: int) -> str:
-        return self.table.where(index)
 
     def _example(self, index: int, row: dict[str, Any]) -> ContrastiveExample:
         example = self._parse(row, self.table.where(index))

@@ -6,11 +6,13 @@ card, and rows without an id keep none: equal queries are known by what they say
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from mmembed.errors import ConfigError, InputError
+from mmembed.tables.examples import RowsOfTable
 from mmembed.tables.files import table_files
 from mmembed.tables.opening import open_table
 from mmembed.tables.rows import RowTable
@@ -19,7 +21,7 @@ from mmembed.types import ContrastiveExample, Task
 __all__ = ["LocalRows", "first_good_row"]
 
 
-class LocalRows:
+class LocalRows(RowsOfTable):
     """An `ExampleRows`; row i is `parse(table[i])`.
 
     Args:
@@ -54,7 +56,7 @@ class LocalRows:
         if name is not None and not isinstance(name, str):
             raise ConfigError(f"name is {name!r}; give a text")
         self.name = name or path.name.split(".")[0]
-        self.table: RowTable = open_table(table_files(path, split))
+        self.table = open_table(table_files(path, split))
         folder = path if path.is_dir() else path.parent
         self.media_root = folder if media_root is None else Path(media_root)
         self.is_task_given = task is not None
@@ -64,36 +66,9 @@ class LocalRows:
         """The task of a file that begins with this row."""
         return "retrieval"
 
+    @abstractmethod
     def parse(self, row: dict[str, Any]) -> ContrastiveExample:
         """Raises InputError, without the place of the row."""
-        raise NotImplementedError
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return self.table.files
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> ContrastiveExample:
-        return self._example(index, self.table[index])
-
-    def take(self, indices: Sequence[int]) -> list[ContrastiveExample | InputError]:
-        """An example, or why there is none, for each of many rows; faster than one by one."""
-        try:
-            rows: Sequence[dict[str, Any] | None] = self.table.take(indices)
-        except InputError:  # which of them it is shows one by one
-            rows = [None] * len(indices)
-        examples: list[ContrastiveExample | InputError] = []
-        for index, row in zip(indices, rows, strict=True):
-            try:
-                examples.append(self[index] if row is None else self._example(index, row))
-            except InputError as error:
-                examples.append(error)
-        return examples
-
-    def where(self, index: int) -> str:
-        return self.table.where(index)
 
     def _example(self, index: int, row: dict[str, Any]) -> ContrastiveExample:
         try:
