@@ -116,7 +116,7 @@ def test_a_broken_file_gives_exit_code_2_and_the_rest_is_searchable(
 def test_another_model_is_refused_in_one_line(
     photos: Path, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    from mmembed.search.index import ExactIndex
+    from mmembed.search.exact_index import ExactIndex
 
     ExactIndex(tmp_path / "index", fingerprint="b" * 64, dimension=64).commit()
     for arguments in (

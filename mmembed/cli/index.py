@@ -56,7 +56,7 @@ def index(
       mmembed index ~/Pictures --model run/model --out pictures.index
     """
     from mmembed.search.corpus import index_folder
-    from mmembed.search.index import ExactIndex
+    from mmembed.search.exact_index import ExactIndex
     from mmembed.search.segments import Segmentation
 
     if not folder.is_dir():

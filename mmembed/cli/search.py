@@ -42,7 +42,7 @@ def search(
       mmembed search pictures.index "a dog in the snow" --k 5
       mmembed search pictures.index --image dog.jpg --kind video --json
     """
-    from mmembed.search.index import ExactIndex
+    from mmembed.search.exact_index import ExactIndex
     from mmembed.search.searcher import Searcher
 
     query: dict[str, Any] = {"text": text, "image": image}

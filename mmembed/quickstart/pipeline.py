@@ -26,7 +26,7 @@ from mmembed.quickstart import pages
 from mmembed.quickstart.experiment import Experiment, load_experiment, scaled_recipe
 from mmembed.quickstart.judge import Judgement, judge, num_items
 from mmembed.search.corpus import index_folder
-from mmembed.search.index import ExactIndex
+from mmembed.search.exact_index import ExactIndex
 from mmembed.search.searcher import Searcher
 from mmembed.tasks import RetrievalTask
 from mmembed.training.progress import training_progress

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mmembed.errors import ConfigError, InputError, MissingDependencyError
-from mmembed.search.index import ExactIndex, Row
+from mmembed.search.exact_index import ExactIndex
+from mmembed.search.rows import Row
 from mmembed.search.segments import Segment, Segmentation, cut_file
 from mmembed.search.summary import Failure, IndexSummary, Progress
 from mmembed.search.walk import Walk, walk

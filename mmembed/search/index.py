@@ -1,89 +1,83 @@
-"""The search index: rows that say where a vector comes from, and exact nearest neighbours.
+"""What a vector database must do for `corpus` and `searcher`: the one protocol of all indexes.
 
-    corpus -> upsert / delete -> commit -> search -> searcher
+    corpus -> upsert / delete -> commit -> optimize
+    searcher -> search (vectors) + search_text (words) -> Match
 
-`ExactIndex` is a folder:
-
-    index.json         format, fingerprint, dimension, count, settings and the name of the rows
-                       file; replaced atomically, so readers always see one committed state
-    rows-<hash>.jsonl  one row a line, sorted by id
-    vectors/           an `EmbeddingStore`; rows of equal content share one vector
-
-Exact search over 100,000 vectors of 1,024 dimensions takes tens of milliseconds in numpy; below
-some 200,000 rows an approximate index is not worth building.
+`exact_index` (numpy) defines the results; `lance_index` (embedded, the default) and `qdrant_index`
+(a server or a cluster) pass the same conformance suite. `opening.open_index` makes one from an
+address.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 
-from mmembed.errors import ConfigError, StoreError
-from mmembed.store.durable import dump_record, lock_folder, read_record, write_atomically
-from mmembed.store.vectors import EmbeddingStore, check_space
+from mmembed.errors import ConfigError
+from mmembed.search.filters import Filter
+from mmembed.search.rows import Match, Row
 
-__all__ = ["KINDS", "ExactIndex", "Index", "Kind", "Match", "Row"]
+__all__ = ["UNIT_TOLERANCE", "Index", "IndexStats", "OptimizeReport", "check_queries", "check_unit"]
 
-Kind = Literal["text", "image", "video", "pdf"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
-_FORMAT = "mmembed-index/1"
-_BLOCK_ROWS = 16_384
-_BLOCK_QUERIES = 128
-_UNIT_TOLERANCE = 0.01
+UNIT_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Row:
-    """One searchable thing: a picture, a page, a clip or a passage of a file.
+class IndexStats:
+    """What an index is made of.
 
     Attributes:
-        id: unique in the index; the path and, for a part of a file, a fragment.
-        path: the file, absolute.
-        key: names the vector in the store (`content_key`).
-        content_hash: sha256 of the whole file.
-        size, mtime_ns: bytes and nanoseconds when the file was read.
-        items_in_file: how many items the file was cut into; fewer rows mean that some failed.
-        cut: names how files were cut (`Segmentation.name`).
-        page: 1-based page of a PDF.
-        start_seconds, end_seconds: the clip of a video.
-        start_char, end_char: the passage of a text file, in characters.
-        text: the passage, or the beginning of the page's text.
+        rows: searchable rows.
+        rows_by_kind: of each kind that occurs.
+        bytes_on_disk: of everything that belongs to it; None where a server keeps it.
+        method: how vectors are searched now: `exact`, or the approximate index's name.
+        unindexed_rows: rows that the approximate index does not hold yet; they are searched
+            exactly beside it.
     """
 
-    id: str
-    path: str
-    kind: Kind
-    key: str = ""
-    content_hash: str = ""
-    size: int = 0
-    mtime_ns: int = 0
-    items_in_file: int = 1
-    cut: str = ""
-    page: int | None = None
-    start_seconds: float | None = None
-    end_seconds: float | None = None
-    start_char: int | None = None
-    end_char: int | None = None
-    text: str | None = None
+    rows: int
+    rows_by_kind: Mapping[str, int]
+    bytes_on_disk: int | None
+    method: str
+    unindexed_rows: int = 0
 
 
-class Match(NamedTuple):
-    """A row and its score, the inner product of unit vectors."""
+@dataclass(frozen=True)
+class OptimizeReport:
+    """What `optimize` did.
 
-    score: float
-    row: Row
+    Attributes:
+        method: `exact`, or the approximate index that is in use now.
+        recall: recall@10 against exact search on held-out queries; None where search is exact.
+        reason: why this method, in one line for people.
+    """
+
+    method: str
+    recall: float | None
+    seconds: float
+    reason: str
 
 
 class Index(Protocol):
-    """What a vector database must do for `corpus` and `searcher`."""
+    """Rows with unit vectors, searched by vector, words and filters.
+
+    Writers collect rows with `upsert` and `delete`; `commit` returns when they are durable and
+    seen by new readers. A crash loses at most what was not committed, and never leaves half of a
+    commit. Rows are known by `Row.id`: whoever writes an id again replaces the row, also from
+    another process.
+
+    Attributes:
+        uri: the address that `open_index` takes.
+        settings: free JSON values kept with the rows (the model, how files were cut, folders);
+            stored by `commit`.
+    """
+
+    uri: str
+    settings: dict[str, Any]
 
     @property
     def fingerprint(self) -> str: ...
@@ -93,292 +87,89 @@ class Index(Protocol):
 
     def __len__(self) -> int: ...
 
-    def upsert(self, rows: Sequence[Row], vectors: np.ndarray | None = None) -> None: ...
+    def writing(self) -> AbstractContextManager[None]:
+        """Begin from what is committed. Raises StoreError where only one writer is possible and
+        another is there."""
 
-    def delete(self, ids: Iterable[str]) -> int: ...
-
-    def search(
-        self, vectors: np.ndarray, k: int, *, kinds: Collection[str] | None = None
-    ) -> list[list[Match]]: ...
-
-    def commit(self) -> None: ...
-
-
-class ExactIndex:
-    """Exact inner-product search in numpy over an `EmbeddingStore`.
-
-    Args:
-        folder: created when it is missing and `fingerprint` and `dimension` are given.
-        fingerprint, dimension: the embedding space; None takes the index's own.
-
-    Attributes:
-        settings: free JSON values kept with the rows, e.g. the model and how files were cut.
-
-    Raises:
-        SpaceMismatchError: the index belongs to another space; both are named.
-        StoreError: no index there, or a damaged one.
-    """
-
-    def __init__(
-        self,
-        folder: Path | str,
-        *,
-        fingerprint: str | None = None,
-        dimension: int | None = None,
-    ) -> None:
-        self.folder = Path(folder)
-        self.settings: dict[str, Any] = {}
-        self._rows: dict[str, Row] = {}
-        self._layout: _Layout | None = None
-        is_new = not (self.folder / "index.json").exists()
-        if is_new:
-            if fingerprint is None or dimension is None:
-                raise StoreError(
-                    f"there is no index in {self.folder}; make one with: "
-                    "mmembed index FOLDER --model MODEL --out INDEX"
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-        else:
-            # before the store, so that a message about another model speaks of the index
-            self._reload(fingerprint, dimension)
-            fingerprint, dimension = self._space
-        self.store = EmbeddingStore(
-            self.folder / "vectors", fingerprint=fingerprint, dimension=dimension
-        )
-        if is_new:
-            self._write()
-
-    @property
-    def fingerprint(self) -> str:
-        return self.store.fingerprint
-
-    @property
-    def dimension(self) -> int:
-        return self.store.dimension
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def rows(self) -> Iterator[Row]:
-        """All rows, sorted by id."""
-        return (self._rows[name] for name in sorted(self._rows))
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Keep other writers out, and start from the rows that they committed last.
-
-        Raises:
-            StoreError: another process is writing.
-        """
-        with lock_folder(self.folder, wait=False):
-            settings = self.settings
-            self._reload(self.fingerprint, self.dimension)
-            self.settings = {**self.settings, **settings}
-            self.store.refresh()
-            self._layout = None
-            yield
+    def refresh(self) -> None:
+        """See what other processes have committed."""
 
     def upsert(self, rows: Sequence[Row], vectors: np.ndarray | None = None) -> None:
-        """Add rows or replace those of the same id; `commit` makes it durable.
+        """Add rows or replace those of the same id.
 
         Args:
-            vectors: (N, D) unit rows to store first; None when the store has every `row.key`.
+            vectors: (N, D) unit rows; None when `known_vectors` has every `row.key`.
 
         Raises:
-            ValueError: vectors that are not of unit length, or that the store refuses.
-            KeyError: a row whose vector is neither given nor stored.
+            ValueError: vectors that are not of unit length or not (N, D).
+            KeyError: a row whose vector is neither given nor known.
         """
-        keys = [row.key for row in rows]
-        if vectors is not None:
-            self._check_unit(np.asarray(vectors))
-            self.store.add(keys, vectors)
-        lost = self.store.missing(keys)
-        if lost:
-            raise KeyError(f"{len(lost)} of {len(rows)} rows have no vector, e.g. {lost[0]}")
-        self._rows.update((row.id, row) for row in rows)
-        self._layout = None
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Remove rows; unknown ids are ignored. Vectors stay, so a file that returns is free."""
-        removed = sum(self._rows.pop(name, None) is not None for name in ids)
-        self._layout = None
-        return removed
+        """Remove rows; unknown ids are ignored. Returns how many there were."""
 
     def commit(self) -> None:
-        """Make the current rows what readers see. A crash before leaves the former state."""
-        try:
-            self._write()
-        except OSError as error:
-            raise StoreError(
-                f"cannot write the index {self.folder}: {error.strerror or error}; "
-                "the last committed state is unharmed"
-            ) from error
+        """Make what was written durable and visible. Raises StoreError."""
+
+    def rows(self, where: Filter | None = None) -> Iterator[Row]:
+        """All rows, sorted by id, without holding all of them in memory where that is possible."""
+
+    def get(self, ids: Sequence[str]) -> list[Row]:
+        """The rows of these ids, in order. Raises KeyError naming the first unknown id."""
+
+    def vectors(self, ids: Sequence[str]) -> np.ndarray:
+        """(N, D) float32 of these ids, in order. Raises KeyError."""
+
+    def known_vectors(self, keys: Iterable[str]) -> dict[str, np.ndarray]:
+        """The vectors of those content keys (`Row.key`) that the index has, of rows to come too."""
 
     def search(
-        self, vectors: np.ndarray, k: int, *, kinds: Collection[str] | None = None
+        self, vectors: np.ndarray, k: int, *, where: Filter | None = None, exact: bool = False
     ) -> list[list[Match]]:
-        """The k best rows of each query, exactly, best first.
-
-        Candidates come from float32 products of one block at a time; their final scores and
-        order are computed in float64, so neither block size nor other queries can change a
-        ranking. Equal scores are ordered by id.
+        """The k best rows of each query, best first; equal scores are ordered by id.
 
         Args:
             vectors: (B, D) or (D,) query vectors.
-            kinds: only rows of these kinds; None for all.
-
-        Returns:
-            For each query at most k matches.
+            exact: look at every row, whatever index there is.
         """
-        queries = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
-        if queries.ndim != 2 or queries.shape[1] != self.dimension:
-            raise ValueError(
-                f"queries have shape {np.shape(vectors)}; this index needs (B, {self.dimension})"
-            )
-        if not np.isfinite(queries).all():
-            raise ValueError("a query vector is not finite (did its item fail to encode?)")
-        if k < 1:
-            raise ConfigError(f"k is {k}; it must be at least 1")
-        unknown = sorted(set(kinds or ()) - set(KINDS))
-        if unknown:
-            raise ConfigError(f"unknown kind {', '.join(unknown)}; known: {', '.join(KINDS)}")
-        layout = self._layout = self._layout or _Layout.of(self._rows, self.store)
-        results: list[list[Match]] = []
-        for start in range(0, len(queries), _BLOCK_QUERIES):
-            results += self._search_block(layout, queries[start : start + _BLOCK_QUERIES], k, kinds)
-        return results
 
-    def _search_block(
-        self, layout: _Layout, queries: np.ndarray, k: int, kinds: Collection[str] | None
-    ) -> list[list[Match]]:
-        candidates = [_Candidates(k, self.dimension, query) for query in queries]
-        for shard, positions, numbers in layout.shards:
-            if kinds is not None:
-                wanted = np.isin(layout.kinds[numbers], list(kinds))
-                positions, numbers = positions[wanted], numbers[wanted]
-            vectors = self.store.shard(shard)
-            for start in range(0, len(vectors), _BLOCK_ROWS):
-                low, high = np.searchsorted(positions, [start, start + _BLOCK_ROWS])
-                if low == high:
-                    continue
-                scores = queries @ vectors[start : start + _BLOCK_ROWS].T  # (B, block)
-                for found, row_scores in zip(
-                    candidates, scores[:, positions[low:high] - start], strict=True
-                ):
-                    found.merge(row_scores, numbers[low:high])
-        return [self._rank(layout, found, k) for found in candidates]
+    def search_text(self, text: str, k: int, *, where: Filter | None = None) -> list[Match]:
+        """The k best rows for some words (BM25 over `searchable_text`), best first; the scores of
+        different indexes cannot be compared. Rows without any of the words are not found."""
 
-    def _rank(self, layout: _Layout, found: _Candidates, k: int) -> list[Match]:
-        rows = [layout.rows[number] for number in found.numbers]
-        query = found.query.astype(np.float64)
-        scores = np.empty(len(rows))
-        for start in range(0, len(rows), 4096):
-            block = self.store.get([row.key for row in rows[start : start + 4096]])
-            # a plain sum over each row: its value cannot depend on the other candidates
-            scores[start : start + 4096] = (block.astype(np.float64) * query).sum(axis=1)
-        order = np.lexsort((found.numbers, -scores))[:k]
-        return [Match(float(scores[place]), rows[place]) for place in order]
+    def optimize(self, *, min_recall: float = 0.99) -> OptimizeReport:
+        """Build or renew what makes search fast, measure its recall@10 against exact search, and
+        keep exact search where it falls below `min_recall`. Frees what former versions held."""
 
-    def _check_unit(self, vectors: np.ndarray) -> None:
-        lengths = np.linalg.norm(np.asarray(vectors, dtype=np.float64), axis=-1)
-        bad = np.flatnonzero(~(np.abs(lengths - 1) <= _UNIT_TOLERANCE))
-        if len(bad):
-            raise ValueError(
-                f"vector {bad[0]} has length {lengths[bad[0]]:.4f}; the index ranks by the inner "
-                "product and needs unit vectors (normalize_embeddings=True)"
-            )
+    def stats(self) -> IndexStats: ...
 
-    def _reload(self, fingerprint: str | None, dimension: int | None) -> None:
-        for attempt in range(3):
-            header = read_record(self.folder / "index.json", _FORMAT)
-            path = self.folder / header["rows"]
-            try:
-                payload = path.read_bytes()
-                break
-            except FileNotFoundError:
-                # a writer replaced index.json and its rows between the two reads
-                if attempt == 2:
-                    raise StoreError(f"{path} is missing; index the folder again") from None
-        self._space = (header["fingerprint"], header["dimension"])
-        check_space(
-            f"the index {self.folder}",
-            self._space,
-            (fingerprint or self._space[0], dimension or self._space[1]),
-        )
-        if hashlib.sha256(payload).hexdigest() != header["rows_sha256"]:
-            raise StoreError(f"{path} is damaged (sha256 differs); index the folder again")
-        rows = [Row(**json.loads(line)) for line in payload.splitlines()]
-        self._rows = {row.id: row for row in rows}
-        self.settings = header["settings"]
-
-    def _write(self) -> None:
-        payload = b"".join(_dump_row(row) + b"\n" for row in self.rows())
-        digest = hashlib.sha256(payload).hexdigest()
-        header: Mapping[str, Any] = {
-            "format": _FORMAT,
-            "fingerprint": self.fingerprint,
-            "dimension": self.dimension,
-            "metric": "inner_product",
-            "count": len(self._rows),
-            "rows": f"rows-{digest[:16]}.jsonl",
-            "rows_sha256": digest,
-            "settings": self.settings,
-        }
-        path = self.folder / "index.json"
-        line = dump_record(header) + b"\n"
-        if not path.exists() or path.read_bytes() != line:
-            write_atomically(self.folder / header["rows"], payload)
-            write_atomically(path, line)
-        for former in self.folder.glob("rows-*.jsonl"):
-            if former.name != header["rows"]:
-                former.unlink()
+    def close(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Which rows use which place of which shard; `numbers` count rows in the order of their ids.
+def check_queries(vectors: np.ndarray, dimension: int, k: int) -> np.ndarray:
+    """(B, D) float32 of what was given to `search`.
 
-    `shards` holds (shard, positions in it (n,), row numbers (n,)), sorted by position.
+    Raises:
+        ValueError: another shape, or a vector that is not finite. ConfigError: k below 1.
     """
-
-    rows: list[Row]
-    kinds: np.ndarray
-    shards: list[tuple[int, np.ndarray, np.ndarray]]
-
-    @classmethod
-    def of(cls, rows: Mapping[str, Row], store: EmbeddingStore) -> _Layout:
-        ordered = [rows[name] for name in sorted(rows)]
-        places = np.array([store.locate(row.key) for row in ordered], dtype=np.int64)
-        places = places.reshape(len(ordered), 2)  # (N, [shard, position])
-        order = np.lexsort((places[:, 1], places[:, 0]))
-        shards = []
-        for shard in np.unique(places[:, 0]):
-            numbers = order[places[order, 0] == shard]
-            shards.append((int(shard), places[numbers, 1], numbers))
-        return cls(ordered, np.array([row.kind for row in ordered]), shards)
+    queries = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+    if queries.ndim != 2 or queries.shape[1] != dimension:
+        raise ValueError(
+            f"queries have shape {np.shape(vectors)}; this index needs (B, {dimension})"
+        )
+    if not np.isfinite(queries).all():
+        raise ValueError("a query vector is not finite (did its item fail to encode?)")
+    if k < 1:
+        raise ConfigError(f"k is {k}; it must be at least 1")
+    return queries
 
 
-class _Candidates:
-    """All rows of one query that may still be among its k best, whatever float32 rounded away."""
-
-    def __init__(self, k: int, dimension: int, query: np.ndarray) -> None:
-        self.query = query
-        self.numbers = np.empty(0, dtype=np.int64)
-        self._k = k
-        self._scores = np.empty(0, dtype=np.float32)
-        # |error of a float32 product of D terms| <= D * eps * |q| * |v|, for both sides
-        length = float(np.linalg.norm(query)) * (1 + _UNIT_TOLERANCE)
-        self._slack = 2 * dimension * float(np.finfo(np.float32).eps) * length
-
-    def merge(self, scores: np.ndarray, numbers: np.ndarray) -> None:
-        self._scores = np.concatenate([self._scores, scores])
-        self.numbers = np.concatenate([self.numbers, numbers])
-        if len(self._scores) > self._k:
-            place = len(self._scores) - self._k
-            kept = self._scores >= np.partition(self._scores, place)[place] - self._slack
-            self._scores, self.numbers = self._scores[kept], self.numbers[kept]
-
-
-def _dump_row(row: Row) -> bytes:
-    values = {name: value for name, value in vars(row).items() if value is not None}
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode("ascii")
+def check_unit(vectors: np.ndarray) -> None:
+    """Raises ValueError for the first vector that has not unit length."""
+    lengths = np.linalg.norm(np.asarray(vectors, dtype=np.float64), axis=-1)
+    bad = np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_TOLERANCE))
+    if len(bad):
+        raise ValueError(
+            f"vector {bad[0]} has length {lengths[bad[0]]:.4f}; the index ranks by the inner "
+            "product and needs unit vectors (normalize_embeddings=True)"
+        )

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from mmembed.search.corpus import ItemEncoder
-from mmembed.search.index import Index, Kind, Match
+from mmembed.search.filters import row_filter
+from mmembed.search.index import Index
+from mmembed.search.rows import Kind, Match
 from mmembed.store.vectors import check_space
 
 __all__ = ["Hit", "Searcher"]
@@ -111,7 +113,7 @@ class Searcher:
             truncate_dim=self._truncate_dim,
             show_progress_bar=False,
         )
-        found = self.index.search(np.asarray(vectors), k, kinds=kinds)
+        found = self.index.search(np.asarray(vectors), k, where=row_filter(kinds=kinds))
         return [[_hit(match) for match in matches] for matches in found]
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mmembed.errors import InputError
 from mmembed.inputs.media import printable_name
 from mmembed.inputs.sizing import MediaBudget
-from mmembed.search.index import Kind, Row
+from mmembed.search.rows import Kind, Row
 from mmembed.types import MultimodalInput, Page, Part, Text, Video
 
 if TYPE_CHECKING:

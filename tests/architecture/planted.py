@@ -36,7 +36,7 @@ RULES: dict[Rule, tuple[list[Module], list[Module]]] = {
             in_("mmembed.data", "from ..soup import soup", True),
             in_("mmembed.data.mixture", "from ..training import trainer"),
             in_("mmembed.search.store", "importlib.import_module('mmembed.training.trainer')"),
-            in_("mmembed.demo", "import mmembed.server"),
+            in_("mmembed.server", "import mmembed.demo"),
             in_("mmembed.training.trainer", "from mmembed import Embedder"),
             in_("mmembed.attic", "import mmembed.errors"),
         ],

@@ -30,6 +30,7 @@ ORDER = (
     ("encoder",),
     ("losses",),
     ("search",),
+    ("integrations",),
     ("data",),
     ("inspection",),
     ("soup",),
@@ -40,12 +41,13 @@ ORDER = (
     ("evaluation",),
     ("ablation",),
     ("quickstart",),
-    ("demo", "server"),
+    ("server",),
+    ("demo",),
     ("cli",),
     ("__main__",),
 )
 RANK = {room: rank for rank, group in enumerate(ORDER) for room in group}
-INFERENCE_ROOMS = {"inputs", "store", "encoder", "search", "demo", "server"}
+INFERENCE_ROOMS = set("inputs store encoder search integrations server demo".split())
 
 ARCHITECTURE = re.compile(r"qwen|llama|mistral|gemma|bert|siglip|internvl", re.IGNORECASE)
 ARCHITECTURE_HOMES = {
@@ -53,7 +55,9 @@ ARCHITECTURE_HOMES = {
     "mmembed.encoder.backbone",
     "mmembed.encoder.scratch",  # writes a checkpoint in one architecture's published format
 }
-NAMED_AFTER_ONE = re.compile(r"qwen[-_]vl[-_]utils|sentence_bert_config")  # library, file name
+NAMED_AFTER_ONE = re.compile(
+    r"qwen[-_]vl[-_]utils|sentence_bert_config|llama[-_]?index", re.I
+)  # library, file name
 RECIPE = re.compile(r"rzen|qzhou|kalm|vlm2vec|qwen3[-_]?emb", re.IGNORECASE)
 
 ADAPTER_WORDS = tuple(f"mmembed.{room}" for room in "types tasks datasets tables errors".split())
@@ -61,9 +65,8 @@ ADAPTER_WORDS = tuple(f"mmembed.{room}" for room in "types tasks datasets tables
 # The files of the public scorers are pickles; this module reads numbers and names out of them only.
 UNPICKLER_HOME = "mmembed.evaluation.pickled_vectors"
 NETWORK_HOMES = {"mmembed.inputs.fetch", "mmembed.endpoints.client", "mmembed.server"}
-NETWORK = (
-    "requests httpx httpx2 aiohttp urllib3 urllib.request http.client http.server socket ftplib"
-).split()
+NETWORK = "requests httpx httpx2 aiohttp urllib3 urllib.request http.client http.server socket"
+NETWORK = [*NETWORK.split(), "ftplib"]
 UNPICKLERS = "pickle cPickle dill cloudpickle shelve marshal joblib jsonpickle".split()
 FORBIDDEN_CALLS = {
     "eval": "runs code",

@@ -99,7 +99,7 @@ def test_the_numbers_are_the_evaluators_and_ties_count_as_misses(tiny_checkpoint
 
 def test_the_model_folders_load_and_the_index_answers(finished):
     from mmembed.encoder.embedder import Embedder
-    from mmembed.search.index import ExactIndex
+    from mmembed.search.exact_index import ExactIndex
     from mmembed.search.searcher import Searcher
 
     with Embedder.from_pretrained(finished / "run" / "model") as embedder:

@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from mmembed.errors import ConfigError, MissingDependencyError, SpaceMismatchError, StoreError
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.search.corpus import index_folder
-from mmembed.search.index import ExactIndex
+from mmembed.search.exact_index import ExactIndex
 from mmembed.search.searcher import Searcher
 from mmembed.search.segments import Segmentation
 from mmembed.search.summary import IndexSummary, Progress

@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmembed.search.index import ExactIndex, Row
+from mmembed.search.exact_index import ExactIndex
+from mmembed.search.rows import Row
 from mmembed.store.vectors import EmbeddingStore
 
 KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from mmembed.search.index import ExactIndex, Row
+from mmembed.search.exact_index import ExactIndex
+from mmembed.search.rows import Row
 
 countdown = int(sys.argv[2])
 flush = os.fsync

@@ -11,7 +11,7 @@ import pytest
 from mmembed.encoder.embedder import Embedder
 from mmembed.errors import ConfigError, InputError, SpaceMismatchError
 from mmembed.search.corpus import index_folder
-from mmembed.search.index import ExactIndex
+from mmembed.search.exact_index import ExactIndex
 from mmembed.search.searcher import Searcher
 from mmembed.search.segments import Segmentation
 from mmembed.search.summary import IndexSummary

@@ -11,7 +11,7 @@ import pytest
 
 from mmembed import Embedder
 from mmembed.search.corpus import index_folder
-from mmembed.search.index import ExactIndex
+from mmembed.search.exact_index import ExactIndex
 from tests.encoder.forwards import counted
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import mmembed.search.index
+import mmembed.search.exact_index
 from mmembed.errors import ConfigError, SpaceMismatchError, StoreError
-from mmembed.search.index import ExactIndex, Row
+from mmembed.search.exact_index import ExactIndex
+from mmembed.search.filters import row_filter
+from mmembed.search.rows import Row
 
 DIMENSION = 16
 SPACE = {"fingerprint": "a" * 64, "dimension": DIMENSION}
@@ -50,8 +52,8 @@ def brute_force(
 
 @pytest.mark.parametrize("k", [1, 10, 400])
 def test_search_equals_brute_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int) -> None:
-    monkeypatch.setattr(mmembed.search.index, "_BLOCK_ROWS", 16)
-    monkeypatch.setattr(mmembed.search.index, "_BLOCK_QUERIES", 2)
+    monkeypatch.setattr(mmembed.search.exact_index, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(mmembed.search.exact_index, "_BLOCK_QUERIES", 2)
     vectors = unit(300)
     vectors[100:130] = vectors[7]  # ties between different contents
     index = filled(tmp_path, vectors)
@@ -59,7 +61,8 @@ def test_search_equals_brute_force(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for kinds in (None, ["text"], ["video", "pdf"]):
         names = np.array(("image", "text", "video", "pdf"))[np.arange(300) % 4]
         allowed = np.isin(names, kinds) if kinds else np.ones(300, dtype=bool)
-        for query, matches in zip(queries, index.search(queries, k, kinds=kinds), strict=True):
+        answers = index.search(queries, k, where=row_filter(kinds=kinds))
+        for query, matches in zip(queries, answers, strict=True):
             expected = brute_force(vectors, query, allowed, k)
             assert [(match.row.id, match.score) for match in matches] == expected
 
@@ -155,7 +158,7 @@ def test_a_search_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="k is 0"):
         index.search(unit(1), 0)
     with pytest.raises(ConfigError, match=r"unknown kind audio; known: text, image, video, pdf"):
-        index.search(unit(1), 1, kinds=["audio"])
+        index.search(unit(1), 1, where=row_filter(kinds=["audio"]))
     with pytest.raises(ValueError, match=r"needs \(B, 16\)"):
         index.search(unit(1)[:, :8], 1)
     with pytest.raises(ValueError, match="not finite"):
