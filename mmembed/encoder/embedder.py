@@ -11,10 +11,13 @@ from torch import Tensor
 
 from mmembed.encoder.calibration import sample_texts
 from mmembed.encoder.checkpoint import load_encoder, resolve_folder
+from mmembed.encoder.explanation import Explanation, explain
 from mmembed.encoder.head import Precision, quantize
 from mmembed.encoder.loaded_model import LoadedModel, OnError
 from mmembed.encoder.options import (
+    ROLES,
     as_list,
+    check_choice,
     check_count,
     check_encode,
     loading_options,
@@ -185,6 +188,19 @@ class Embedder(LoadedModel):
             output = output[0]
         return (output, report) if return_report else output
 
+    def explain(
+        self, item: Any, *, role: Role = "query", instruction: str | None = None
+    ) -> Explanation:
+        """What `encode` would give the model for one item; the model itself does not run.
+
+        Raises:
+            InputError: as `encode`, without an index.
+            ConfigError: no such role, or an instruction that is no string.
+        """
+        check_choice("role", role, ROLES)
+        shared = self._instruction(None, None, instruction)
+        return explain(self.processor, _with_instruction(item, shared), role=role)
+
     def calibrate(self, items: Any = None) -> int:
         """Find the `batch_tokens` with which this machine is fastest, and remember it.
 
@@ -246,15 +262,18 @@ def _parsed(
     parsed: list[MultimodalInput | Pair | None] = []
     for index, item in enumerate(items):
         try:
-            built = MultimodalInput.of(item)
+            parsed.append(_with_instruction(item, shared))
         except InputError as error:
             report.errors.append(error.at(index))
             parsed.append(None)
-            continue
-        if built.instruction is None and shared is not None:
-            built = MultimodalInput(built.parts, shared)
-        parsed.append(built)
     return parsed
+
+
+def _with_instruction(item: Any, shared: str | None) -> MultimodalInput:
+    built = MultimodalInput.of(item)
+    if built.instruction is None and shared is not None:
+        return MultimodalInput(built.parts, shared)
+    return built
 
 
 def _unit_rows(vectors: Any) -> np.ndarray:

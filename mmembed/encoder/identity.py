@@ -17,7 +17,7 @@ from mmembed.encoder.encoder import EncoderConfig
 from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.processor import InputConfig
 
-__all__ = ["EXTRA_TENSORS_FILE", "fingerprint", "numerics", "package_versions"]
+__all__ = ["EXTRA_TENSORS_FILE", "files_state", "fingerprint", "numerics", "package_versions"]
 
 # Tensors beside the model (learned temperatures, ...): no part of the embedding space.
 EXTRA_TENSORS_FILE = "mmembed_extra.safetensors"
@@ -55,16 +55,27 @@ def fingerprint(
         chosen["allow_special_tokens"] = True
     if chosen:
         digest.update(json.dumps(chosen, sort_keys=True).encode())
+    for path in _files(folder):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + b"\0")
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def files_state(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size and date of the files that `fingerprint` reads; changes when one is written."""
+    told = ((path.name, path.stat()) for path in [folder / "config.json", *_files(folder)])
+    return [(name, status.st_size, status.st_mtime_ns) for name, status in told]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Tokenizer and weights."""
     weights = sorted(folder.glob("*.safetensors"))
     tokenizer = [folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt")]
     if tokenizer[0].is_file():
         tokenizer = tokenizer[:1]  # the others repeat it
-    for path in [*tokenizer, *(path for path in weights if path.name != EXTRA_TENSORS_FILE)]:
-        if path.is_file():
-            with path.open("rb") as file:
-                digest.update(path.name.encode() + b"\0")
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    found = [*tokenizer, *(path for path in weights if path.name != EXTRA_TENSORS_FILE)]
+    return [path for path in found if path.is_file()]
 
 
 def _pixel_choices(media: MediaPolicy) -> dict[str, Any]:

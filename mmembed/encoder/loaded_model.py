@@ -14,11 +14,12 @@ import hashlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,11 +28,11 @@ from mmembed.encoder.calibration import BatchTokens, CallBudget, memory_file, se
 from mmembed.encoder.device_queue import DeviceQueue, Rows
 from mmembed.encoder.duplicates import unique_items
 from mmembed.encoder.encoder import Encoder
-from mmembed.encoder.identity import fingerprint, numerics
+from mmembed.encoder.identity import files_state, fingerprint, numerics
 from mmembed.encoder.preparation import Prepared, prepared_windows
 from mmembed.encoder.report import EncodeReport, EncodeRun
 from mmembed.encoder.vector_cache import VectorCache, file_digest
-from mmembed.errors import ConfigError, InputError
+from mmembed.errors import CheckpointError, ConfigError, InputError
 from mmembed.inputs.collator import EncoderInputs
 from mmembed.inputs.items import PreparedItem
 from mmembed.inputs.processor import Processor
@@ -62,12 +63,18 @@ class LoadedModel:
         self.processor = processor
         self.folder = folder
         self._fingerprint: str | None = None
+        self._files = None if folder is None else files_state(folder)
         self._turn = threading.Lock()
         self._batch_tokens: dict[tuple[Any, ...], BatchTokens] = {}
 
     @property
     def fingerprint(self) -> str:
-        """Names the space of the results; see `identity.fingerprint`. Computed on first use."""
+        """Names the space of the results; see `identity.fingerprint`. Computed on first use.
+
+        Raises:
+            ConfigError: the model is in no folder.
+            CheckpointError: the folder was written again since the model was loaded.
+        """
         if self._fingerprint is None:
             if self.folder is None:
                 raise ConfigError("save the model first: only a model folder has a fingerprint")
@@ -78,6 +85,12 @@ class LoadedModel:
                 self.processor.decoder.policy,
                 allow_special_tokens=self.processor.allow_special_tokens,
             )
+            if files_state(self.folder) != self._files:
+                self._fingerprint = None
+                raise CheckpointError(
+                    f"{self.folder} was written again after this model was loaded, so its files "
+                    "say nothing of the vectors any more; load it again"
+                )
         return self._fingerprint
 
     @property
@@ -191,6 +204,25 @@ class LoadedModel:
         if on_error == "raise":
             run.raise_first(before=total)
         report.sort()
+
+    def run_prepared(
+        self,
+        prepared: Sequence[PreparedItem],
+        forward: Callable[[EncoderInputs], Tensor],
+        *,
+        batch_tokens: int | None = None,
+    ) -> Iterator[tuple[int, np.ndarray | InputError]]:
+        """(position, row) of items that a server prepared with `processor`, in any order.
+
+        Args:
+            forward: packed inputs of B items -> B rows.
+        """
+        budget = CallBudget(self.batch_tokens(), batch_tokens, can_try=False)
+        queue = DeviceQueue(forward, self.device, budget, halves_batches=self.halves_batches)
+        packed = batches(prepared, budget=budget.next, batch_size=None)
+        with self._turn, self.encoder.backbone.keeping_features(_FEATURE_BYTES):
+            for batch, rows in queue.run(packed):
+                yield from zip(batch.positions, rows, strict=True)
 
     def _without_cached(
         self,

@@ -16,6 +16,7 @@ from mmembed.types import MultimodalInput, Role
 
 __all__ = [
     "ON_ERROR",
+    "ROLES",
     "as_list",
     "check_choice",
     "check_count",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 ON_ERROR = ("raise", "skip", "null")
-_ROLES: tuple[str, ...] = get_args(Role)
+ROLES: tuple[str, ...] = get_args(Role)
 _LOADING = {"inputs", "encoder", "text_errors", "allow_special_tokens"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -77,7 +78,7 @@ def check_encode(
     Raises:
         ConfigError: an unknown value, or values that contradict each other.
     """
-    check_choice("role", role, _ROLES)
+    check_choice("role", role, ROLES)
     check_choice("on_error", on_error, ON_ERROR)
     check_choice("precision", precision, PRECISIONS)
     if precision == "float32":

@@ -64,7 +64,11 @@ class DecodeJob:
 
 
 class DecodePool:
-    """Decode processes that are idle or at work; at most `num_workers` of them."""
+    """Decode processes that are idle or at work; at most `num_workers` of them.
+
+    Attributes:
+        num_started: processes so far; many more than `num_workers` where files kill them.
+    """
 
     def __init__(self, policy: MediaPolicy, num_workers: int) -> None:
         self._policy = policy
@@ -77,6 +81,7 @@ class DecodePool:
         self._slots = threading.Semaphore(self._num_workers)
         self._idle: list[DecodeProcess] = []
         self._all: set[DecodeProcess] = set()
+        self.num_started = 0
 
     def close(self) -> None:
         if self._pid != os.getpid():  # inherited by a fork: these belong to the parent
@@ -169,6 +174,7 @@ class DecodePool:
         process = DecodeProcess(self._policy)
         with self._lock:
             self._all.add(process)
+            self.num_started += 1
         return process
 
     def _take_idle(self) -> DecodeProcess | None:
@@ -203,6 +209,7 @@ def _timeout_text(seconds: float) -> str:
 def _collect(process: DecodeProcess, job: DecodeJob, policy: MediaPolicy) -> Any:
     """All answers to one request as one outcome."""
     pieces: list[DecodedMedia] = []
+    entries: list[Any] = []
     while True:
         header, body = process.receive(job.seconds)
         if "missing" in header:
@@ -211,6 +218,10 @@ def _collect(process: DecodeProcess, job: DecodeJob, policy: MediaPolicy) -> Any
             return _error(header["error"], job)
         if "value" in header:
             return header["value"]
+        if "entry" in header:
+            entries.append(header["entry"])
+        if "entries" in header:
+            return entries
         if "shapes" in header:
             try:
                 pieces.append(_media(header, body))

@@ -13,6 +13,7 @@ import numpy as np
 
 from mmembed.errors import InputError, MissingDependencyError
 from mmembed.inputs.media import DecodedMedia, MediaFile, MediaPolicy
+from mmembed.inputs.sampling import check_frames_asked
 from mmembed.inputs.sizing import (
     FRAME_FACTOR,
     MediaBudget,
@@ -61,6 +62,7 @@ def decode_with_decord(
         count = frame_count_for_fps(
             part.fps, total_frames=available, video_fps=rate, max_frames=policy.max_frames
         )
+        check_frames_asked(part.fps, count, policy)
     else:
         wanted = budget.num_frames if part.num_frames is None else part.num_frames
         count = min(available, max(1, round(wanted / FRAME_FACTOR) * FRAME_FACTOR))

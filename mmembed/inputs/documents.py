@@ -18,10 +18,17 @@ import numpy as np
 
 from mmembed.errors import InputError, MissingDependencyError
 from mmembed.inputs.media import DecodedMedia, MediaFile, MediaPolicy, open_media
+from mmembed.inputs.page_blocks import PageText, read_page
 from mmembed.inputs.sizing import MediaBudget, check_aspect_ratio
 from mmembed.types import MediaSource, Page
 
-__all__ = ["decode_pages", "page_count", "page_text", "select_pages", "share_of_pages"]
+__all__ = [
+    "decode_pages",
+    "page_blocks",
+    "page_count",
+    "select_pages",
+    "share_of_pages",
+]
 
 MIN_SHARE_PAGES = 4  # to open the document once more must cost little beside drawing these
 
@@ -75,25 +82,32 @@ def page_count(
         return total
 
 
-def page_text(
+def page_blocks(
     source: MediaSource,
     policy: MediaPolicy,
     *,
     page: int,
+    count: int,
+    max_chars: int,
     name: str | None = None,
     password: str | None = None,
-) -> str:
-    """The text layer of one page (1-based); empty for a scan."""
+) -> Iterator[PageText]:
+    """The text layers of `count` pages from `page` on (fewer at the end), one at a time.
+
+    The document is opened once. A page that cannot be read is empty and says so in its warning.
+    """
     with (
         open_media(source, policy, "pdf", name=name) as media,
         _opened(media, password) as (document, total),
     ):
         with media.naming_errors():
-            (number,) = select_pages(str(page), total)
-        try:
-            return str(document.load_page(number - 1).get_text("text"))
-        except Exception as error:
-            raise _page_error(media, number, error) from None
+            numbers = select_pages(f"{page}-{min(total, page + count - 1)}", total)
+        for number in numbers:
+            try:
+                found = read_page(document.load_page(number - 1), number, max_chars=max_chars)
+            except Exception as error:
+                found = PageText(number, "", (), _page_error(media, number, error).detail)
+            yield found
 
 
 def select_pages(spec: str | None, total: int) -> list[int]:

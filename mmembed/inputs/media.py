@@ -62,7 +62,9 @@ class MediaPolicy:
         max_bytes: size of a file or byte string.
         max_pixels: pixels of one picture or frame, checked before decoding. The default is
             Pillow's own limit.
-        max_frames: frames taken from one clip.
+        max_frames: frames taken from one clip; a higher `fps` is lowered to it.
+        max_frames_asked: a clip of which `fps` asks for more frames is refused. Unlike
+            `max_frames` it changes no vector. None: no clip is.
         max_pages: pages rendered for one part.
         timeout_seconds: wall clock for one image or clip; the decode process is killed after it.
         page_timeout_seconds: the same for each page of a PDF.
@@ -89,6 +91,7 @@ class MediaPolicy:
     max_bytes: int = 2_000_000_000
     max_pixels: int = 89_478_485
     max_frames: int = 768
+    max_frames_asked: int | None = None
     max_pages: int = 50
     timeout_seconds: float = 30.0
     page_timeout_seconds: float = 10.0

@@ -22,7 +22,7 @@ from mmembed.inputs.pictures import VisionGeometry, flat_positions, rotary_posit
 from mmembed.inputs.prompt import Placeholder, PromptTemplate, Run, UserText, load_template
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.inputs.tokens import Outline, PromptTokenizer, TokenPlan
-from mmembed.inputs.visuals import OpenedPart, Visual, VisualReader
+from mmembed.inputs.visuals import OpenedPart, ShownPart, Visual, VisualReader
 from mmembed.types import MultimodalInput, Role, Text
 
 __all__ = ["ClipFormat", "InputConfig", "Processor", "TokenRange"]
@@ -82,6 +82,7 @@ class _Draft:
     visuals: list[Visual] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     plan: TokenPlan = field(default_factory=TokenPlan)
+    shown: list[ShownPart] = field(default_factory=list)
     shape: Hashable = None  # of a prompt that depends on nothing else, where there is one
 
 
@@ -154,10 +155,31 @@ class Processor:
         All texts are tokenised in one call, and a media part that several items hold is opened
         once: they share its arrays. `max_tokens` replaces the config's.
         """
+        most = max_tokens or self.config.max_tokens
+        return [result for result, _ in self._prepare_all(items, role, most)]
+
+    def dissect(
+        self, item: MultimodalInput, *, role: Role = "document"
+    ) -> tuple[PreparedItem, list[ShownPart], list[int]]:
+        """`prepare`, with what it showed of each media part and the tokens of each text part.
+
+        Raises:
+            InputError: without an index; the caller knows it.
+        """
+        result, draft = self._prepare_all([item], role, self.config.max_tokens)[0]
+        if isinstance(result, InputError):
+            raise result
+        texts = [self._checked(part.text) for part in item.parts if isinstance(part, Text)]
+        special = self.allow_special_tokens
+        counts = self.tokens.count_tokens(draft.plan, texts, allow_special_tokens=special)
+        return result, draft.shown, counts
+
+    def _prepare_all(
+        self, items: Sequence[MultimodalInput | Pair], role: Role, limit: int
+    ) -> list[tuple[PreparedItem | InputError, _Draft]]:
         items = list(items)  # parts are known by identity
         if self._known_config is not self.config:
             self._outlines, self._known, self._known_config = {}, {}, self.config
-        limit = max_tokens or self.config.max_tokens
         reader = VisualReader(self.decoder, self.config, self.clip_format)
         opened = reader.read(
             part for item in items for part in item.parts if not isinstance(part, Text)
@@ -169,15 +191,16 @@ class Processor:
                 draft = self._draft(item, role, opened)
                 known = self._known.get(draft.shape)
                 if known is not None and len(known[0]) <= limit:
-                    results[position] = _prepared(draft, *known)
+                    results[position] = _prepared(draft, *known), draft
                     continue
                 to_encode.append((position, draft, self._fit(draft, limit)))
             except InputError as error:
-                results[position] = error
+                results[position] = error, _Draft()
         chunks = [draft.plan.chunks() for _, draft, _ in to_encode]
         encoded = iter(self.tokens.encode([chunk.text for part in chunks for chunk in part]))
         for (position, draft, truncated), part in zip(to_encode, chunks, strict=True):
-            results[position] = self._finish(draft, [next(encoded) for _ in part], truncated)
+            ids = [next(encoded) for _ in part]
+            results[position] = self._finish(draft, ids, truncated), draft
         return results
 
     def _draft(self, item: MultimodalInput | Pair, role: Role, opened: Opened) -> _Draft:
@@ -252,6 +275,7 @@ class Processor:
             if isinstance(shown, InputError):
                 raise shown
             draft.warnings.extend(shown.warnings)
+            draft.shown.append(shown.shown)
             for visual in shown.visuals:
                 if visual.time is not None:
                     draft.content.append(UserText(f"<{visual.time:.1f} seconds>", body=False))

@@ -24,6 +24,7 @@ from mmembed.types import Video
 
 __all__ = [
     "FRAME_LIST_FPS",
+    "check_frames_asked",
     "check_sampling",
     "choose_frames",
     "choose_key_frames",
@@ -54,6 +55,18 @@ def check_sampling(part: Video) -> None:
         raise InputError("invalid_type", problem, part="video")
 
 
+def check_frames_asked(fps: float, count: int, policy: MediaPolicy) -> None:
+    """Refuse a rate that asks for more frames than a stranger may have."""
+    most = policy.max_frames_asked
+    if most is not None and count > most:
+        raise InputError(
+            "too_many_frames",
+            f"fps {fps:g} takes {count:,} frames of this clip; allowed: {most:,}. Lower fps, give "
+            "num_frames, or cut the clip with start and end",
+            part="video",
+        )
+
+
 def frame_count(
     part: Video,
     *,
@@ -68,6 +81,7 @@ def frame_count(
         count = frame_count_for_fps(
             part.fps, total_frames=available, video_fps=video_fps, max_frames=policy.max_frames
         )
+        check_frames_asked(part.fps, count, policy)
         if available / video_fps * part.fps > policy.max_frames:
             notes.append(f"{part.fps:g} frames a second would exceed max_frames; took {count}")
         return count

@@ -28,6 +28,7 @@ import numpy as np
 from mmembed.errors import InputError
 from mmembed.inputs.decode_pool import DecodeJob, DecodePool, Take
 from mmembed.inputs.media import DecodedMedia, MediaPart, MediaPolicy, decode, join, part_name
+from mmembed.inputs.page_blocks import PageText
 from mmembed.inputs.page_shares import PageShares, num_shares
 from mmembed.inputs.sampling import FRAME_LIST_FPS, select_from_list
 from mmembed.inputs.sizing import MediaBudget
@@ -83,6 +84,11 @@ class MediaDecoder:
         """End the decode processes. The decoder stays usable and would start new ones."""
         self._pool.close()
 
+    @property
+    def num_started(self) -> int:
+        """Decode processes so far."""
+        return self._pool.num_started
+
     def decode(self, part: MediaPart, budget: MediaBudget) -> DecodedMedia:
         """The pictures of one part.
 
@@ -117,9 +123,20 @@ class MediaDecoder:
         """Number of pages of a PDF."""
         return int(self._ask_document("page_count", source, password=password))
 
-    def page_text(self, source: MediaSource, page: int, password: str | None = None) -> str:
-        """The text layer of a page (1-based), in reading order; empty for a scan."""
-        return str(self._ask_document("page_text", source, page=page, password=password))
+    def page_blocks(
+        self,
+        source: MediaSource,
+        page: int,
+        count: int = 1,
+        *,
+        max_chars: int = 20_000,
+        password: str | None = None,
+    ) -> list[PageText]:
+        """What text stands where on `count` pages from `page` on (1-based); fewer at the end."""
+        options = {"page": page, "count": count, "max_chars": max_chars, "password": password}
+        return [
+            PageText.of(found) for found in self._ask_document("page_blocks", source, **options)
+        ]
 
     def _ask_document(self, operation: str, source: MediaSource, **options: Any) -> Any:
         source, name = self._local(source, "pdf")

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -89,6 +90,7 @@ class PromptTokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         definition = json.loads(tokenizer.to_str())
         self._control = {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
+        self._names = {number: content for content, number in self._control.items()}
         definition["added_tokens"] = []
         definition["post_processor"] = _without_added_ids(definition.get("post_processor"))
         definition["truncation"] = definition["padding"] = None
@@ -161,6 +163,47 @@ class PromptTokenizer:
             if len(self._memory) < 256:
                 self._memory.update((t, ids) for t, ids in found.items() if len(t) <= 64)
         return [found[text] if text in found else self._memory[text] for text in texts]
+
+    def text(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The characters that ids stand for; a picture as `<|image_pad|> x 256`."""
+        written: list[str] = []
+        for name, run in groupby(map(int, ids), self._names.get):
+            numbers = list(run)
+            if name is None:
+                written.append(self._plain.decode(numbers, skip_special_tokens=False))
+            else:
+                written.append(f"{name} x {len(numbers)}" if name in _PADS else name * len(numbers))
+        return "".join(written)
+
+    def count_tokens(
+        self, plan: TokenPlan, texts: Iterable[str], *, allow_special_tokens: bool = False
+    ) -> list[int]:
+        """Tokens of each text of the plan's bodies, as they were cut: those that begin in it."""
+        begins: list[np.ndarray] = []  # of the tokens of each body
+        for chunk in plan.chunks():
+            encoding = self._plain.encode(chunk.text, add_special_tokens=False)
+            places = np.array([begin for begin, _ in encoding.offsets], dtype=np.int64)
+            at = 0
+            for piece in chunk.pieces:
+                inside = (places >= at) & (places < at + len(piece.text))
+                if piece.is_body:
+                    begins.append(places[inside] - at)
+                at += len(piece.text)
+        sizes = [len(body.full) for body in plan.bodies()]
+        counts, body, start = [], 0, 0
+        for text in texts:
+            count = 0
+            for written in self._split.split(text) if allow_special_tokens else [text]:
+                if allow_special_tokens and written in self._control:
+                    count += 1
+                elif written:
+                    if start == sizes[body]:
+                        body, start = body + 1, 0
+                    end = start + len(written)
+                    count += int(((begins[body] >= start) & (begins[body] < end)).sum())
+                    start = end
+            counts.append(count)
+        return counts
 
     def shorten(self, plan: TokenPlan, max_text_tokens: int) -> bool:
         """Cut the body text of the plan so that all its chunks fit; True when something was cut.

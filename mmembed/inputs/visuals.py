@@ -26,7 +26,7 @@ from mmembed.types import Image, Url, Video
 if TYPE_CHECKING:
     from mmembed.inputs.processor import ClipFormat, InputConfig
 
-__all__ = ["OpenedPart", "Visual", "VisualReader", "part_key"]
+__all__ = ["OpenedPart", "ShownPart", "Visual", "VisualReader", "part_key"]
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,31 @@ class Visual:
 
 
 @dataclass(frozen=True)
+class ShownPart:
+    """What the model sees of one part. Sizes are (width, height) in pixels.
+
+    Args:
+        source_size: of the picture, or of the first of a list of frames, as it was given. None:
+            what decodes the part scaled it on the way (clips, pages, `scaled_jpeg`).
+        sizes: of each picture, frame or page after resizing.
+        times: seconds of the frames; pages: numbers of the pages.
+    """
+
+    kind: Literal["image", "video", "pdf"]
+    num_tokens: int
+    source_size: tuple[int, int] | None
+    sizes: tuple[tuple[int, int], ...]
+    times: tuple[float, ...]
+    pages: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class OpenedPart:
     """Of one part: its visuals in order, and what was decoded with a loss."""
 
     visuals: tuple[Visual, ...]
     warnings: tuple[str, ...]
+    shown: ShownPart
 
 
 class VisualReader:
@@ -124,7 +144,20 @@ class VisualReader:
                     (*key, number),
                 )
             )
-        return OpenedPart(tuple(visuals), decoded.warnings)
+        keeps_size = (
+            not self._decoder.policy.scaled_jpeg
+            if isinstance(part, Image)
+            else isinstance(part.source, tuple)
+        )
+        shown = ShownPart(
+            part_name(part),
+            sum(visual.num_tokens for visual in visuals),
+            _size(decoded.frames[0]) if keeps_size else None,
+            tuple(map(_size, frames)),
+            decoded.timestamps,
+            decoded.pages,
+        )
+        return OpenedPart(tuple(visuals), decoded.warnings, shown)
 
     def _groups(
         self, frames: list[np.ndarray], times: Sequence[float], geometry: VisionGeometry
@@ -186,6 +219,10 @@ class VisualReader:
             factor=geometry.factor,
             num_frames=config.num_frames,
         )
+
+
+def _size(frame: np.ndarray) -> tuple[int, int]:
+    return frame.shape[1], frame.shape[0]
 
 
 def _singly(frames: list[np.ndarray]) -> list[tuple[list[np.ndarray], float | None]]:

@@ -86,7 +86,7 @@ def decode_request(
 
 
 def page_request(operation: str, source: MediaSource, name: str | None, **options: Any) -> Message:
-    """Ask for `page_count` or `page_text` of a PDF."""
+    """Ask for `page_count` or `page_blocks` of a PDF."""
     description, body = _describe_source(source)
     return {
         "operation": operation,
@@ -200,11 +200,13 @@ def _answers(
         return
     from mmembed.inputs import documents
 
-    readers: dict[str, Callable[..., Any]] = {
-        "page_count": documents.page_count,
-        "page_text": documents.page_text,
-    }
-    value = readers[operation](source, policy, name=header["name"], **header["options"])
+    if operation == "page_blocks":
+        for page in documents.page_blocks(source, policy, name=header["name"], **header["options"]):
+            yield {"entry": page}, ()
+        yield {"entries": True}, ()
+        return
+    assert operation == "page_count", operation
+    value = documents.page_count(source, policy, name=header["name"], **header["options"])
     yield {"value": value}, ()
 
 

@@ -6,6 +6,7 @@ processor, pads, and lets the model compute its own positions.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from transformers import AutoProcessor, AutoTokenizer, Qwen2VLModel
 
 from mmembed.encoder.checkpoint import save_encoder
 from mmembed.encoder.embedder import Embedder
+from mmembed.errors import CheckpointError
 from mmembed.inputs.media import MediaPolicy
 from mmembed.inputs.visuals import VisualReader
 from mmembed.types import Image, MultimodalInput, Page, Text, Video
@@ -304,3 +306,20 @@ def test_fingerprint_names_what_changes_a_vector_and_nothing_else(tiny_checkpoin
         named(media=MediaPolicy(scaled_jpeg=True)),
     ]
     assert len({plain, *others}) == 7
+
+
+def test_weights_that_were_written_again_after_loading_give_no_fingerprint(
+    tiny_checkpoint, tmp_path
+):
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    with Embedder.from_pretrained(folder, num_workers=1) as loaded:
+        (folder / "README.md").write_text("a note changes no vector")
+        before = loaded.fingerprint
+    with Embedder.from_pretrained(folder, num_workers=1) as loaded:
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes())
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match="written again after this model was loaded"):
+                loaded.fingerprint  # noqa: B018
+    with Embedder.from_pretrained(folder, num_workers=1) as again:
+        assert again.fingerprint == before

@@ -235,14 +235,18 @@ def test_huge_pages_are_drawn_small_and_strips_are_refused(document):
     assert found.code == "page_too_large"
 
 
-def test_page_text_and_count(document, tmp_path):
+def test_page_count_and_text(document, tmp_path):
     path = tmp_path / "d.pdf"
     path.write_bytes(document)
     for source in (document, path):
         assert decoder.page_count(source) == 3
-        assert decoder.page_text(source, 2).strip() == "page 2 of the test document"
+        pages = decoder.page_blocks(source, 2, 5)
+        assert [(page.page, page.text) for page in pages] == [
+            (2, "page 2 of the test document"),
+            (3, "page 3 of the test document"),
+        ]
     with pytest.raises(InputError) as caught:
-        decoder.page_text(document, 4)
+        decoder.page_blocks(document, 4)
     assert caught.value.code == "page_out_of_range"
     with pytest.raises(InputError) as caught:
         decoder.page_count(tmp_path / "absent.pdf")
