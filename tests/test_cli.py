@@ -181,12 +181,12 @@ def test_more_dimensions_than_the_model_has_are_refused(
 def test_ctrl_c_is_exit_code_130_and_leaves_a_valid_index(
     photos: Path, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mmembed.search.corpus as corpus
+    import mmembed.search.file_encoder as file_encoder
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(corpus, "cut_file", interrupt)
+    monkeypatch.setattr(file_encoder, "cut_file", interrupt)
     index = tmp_path / "index"
     done = run("index", photos, "--model", tiny_checkpoint, "--out", index)
     assert done.exit_code == 130

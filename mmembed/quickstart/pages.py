@@ -24,10 +24,12 @@ from mmembed.html.page import (
 )
 from mmembed.inputs.sandbox import MediaDecoder
 from mmembed.quickstart.judge import CUTOFFS, Judgement, chance
+from mmembed.search.row_items import row_item
+from mmembed.search.rows import Row
 from mmembed.search.searcher import Hit as Found
 from mmembed.tasks import RetrievalTask
 from mmembed.training.metrics import read_metrics
-from mmembed.types import Image, MultimodalInput, Page, Text, Video
+from mmembed.types import MultimodalInput
 
 __all__ = [
     "Models",
@@ -180,25 +182,16 @@ def examples(
     return tuple(shown)
 
 
-def found_example(title: str, query: MultimodalInput, hits: Sequence[Found]) -> Example:
-    """A search of the index with thumbnails of the files that were found."""
+def found_example(
+    title: str, query: MultimodalInput, hits: Sequence[Found], rows: Sequence[Row]
+) -> Example:
+    """A search of the index with thumbnails of the files that were found; `rows` are the hits'."""
     with MediaDecoder() as decoder:
         cards = [
-            Hit(item_card(_found_item(hit), decoder, caption=hit.place), hit.score)
-            for hit in hits[:_HITS]
+            Hit(item_card(row_item(row), decoder, caption=hit.place), hit.score)
+            for hit, row in zip(hits[:_HITS], rows, strict=False)
         ]
         return Example(title, item_card(query, decoder), tuple(cards))
-
-
-def _found_item(hit: Found) -> MultimodalInput:
-    path = Path(hit.path)
-    if hit.kind == "image":
-        return MultimodalInput((Image(path),))
-    if hit.kind == "video":
-        return MultimodalInput((Video(path, start=hit.start_seconds, end=hit.end_seconds),))
-    if hit.kind == "pdf":
-        return MultimodalInput((Page(path, pages=str(hit.page or 1)),))
-    return MultimodalInput((Text((hit.text or "")[:200]),))
 
 
 def environment(seed: int) -> dict[str, str]:

@@ -10,31 +10,37 @@
     vectors/           an `EmbeddingStore`; rows of equal content share one vector
 
 Exact search over 100,000 vectors of 1,024 dimensions takes tens of milliseconds in numpy; below
-some 200,000 rows an approximate index is not worth building.
+some 200,000 rows an approximate index is not worth building. Where the vectors do not fit into
+memory, the setting `coarse` compares small codes first (see `compressed`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmembed.errors import StoreError
+from mmembed.errors import ConfigError, StoreError
+from mmembed.search.compressed import CoarseCodes, parse_coarse
+from mmembed.search.exact_scores import Block, full_scores, nearest_candidates
 from mmembed.search.filters import Filter
 from mmembed.search.index import (
-    UNIT_TOLERANCE,
     IndexStats,
     OptimizeReport,
     check_queries,
     check_unit,
 )
-from mmembed.search.rows import Match, Row, dump_row, parse_row
+from mmembed.search.recall import recall_at_10
+from mmembed.search.rows import Match, Row, dump_row, parse_row, searchable_text
+from mmembed.search.words import WordIndex
 from mmembed.store.durable import dump_record, lock_folder, read_record, write_atomically
 from mmembed.store.vectors import EmbeddingStore, check_space
 
@@ -42,7 +48,7 @@ __all__ = ["ExactIndex"]
 
 _FORMAT = "mmembed-index/1"
 _BLOCK_ROWS = 16_384
-_BLOCK_QUERIES = 128
+_MAX_OVERSAMPLE = 64
 
 
 class ExactIndex:
@@ -54,6 +60,7 @@ class ExactIndex:
 
     Attributes:
         settings: free JSON values kept with the rows, e.g. the model and how files were cut.
+            `coarse` asks for codes, e.g. `256:int8` (`compressed.parse_coarse`).
 
     Raises:
         SpaceMismatchError: the index belongs to another space; both are named.
@@ -125,8 +132,24 @@ class ExactIndex:
         """Nothing is held open."""
 
     def optimize(self, *, min_recall: float = 0.99) -> OptimizeReport:
-        """Search is exact and stays so."""
-        return OptimizeReport("exact", None, 0.0, "numpy compares with every row")
+        """Measure the codes that `settings["coarse"]` asks for, take more candidates until the
+        recall suffices, or give them up; commits."""
+        if "coarse" not in self.settings:
+            return OptimizeReport("exact", None, 0.0, "numpy compares with every row")
+        started = time.monotonic()
+        asked = coarse = parse_coarse(self.settings["coarse"], self.dimension)
+        recall = recall_at_10(self)
+        while recall < min_recall and coarse.oversample < _MAX_OVERSAMPLE:
+            coarse = coarse.oversampled(2)
+            self.settings["coarse"] = str(coarse)
+            recall = recall_at_10(self)
+        reason = f"{coarse.oversample} candidates for each result"
+        if recall < min_recall:
+            del self.settings["coarse"]
+            reason = f"{asked} reaches {recall:.3f} of {min_recall:g} with {reason}"
+        self.commit()
+        seconds = time.monotonic() - started
+        return OptimizeReport(self.stats().method, recall, seconds, reason)
 
     def stats(self) -> IndexStats:
         return IndexStats(
@@ -135,7 +158,7 @@ class ExactIndex:
             bytes_on_disk=sum(
                 path.stat().st_size for path in self.folder.rglob("*") if path.is_file()
             ),
-            method="exact",
+            method=str(self.settings.get("coarse", "exact")),
         )
 
     @contextlib.contextmanager
@@ -188,7 +211,12 @@ class ExactIndex:
             ) from error
 
     def search_text(self, text: str, k: int, *, where: Filter | None = None) -> list[Match]:
-        raise NotImplementedError
+        if k < 1:
+            raise ConfigError(f"k is {k}; it must be at least 1")
+        layout = self._current_layout()
+        wanted = None if where is None else layout.matching(where)
+        found = layout.words.search(text, k, wanted=wanted)
+        return [Match(score, layout.rows[number]) for number, score in found]
 
     def search(
         self, vectors: np.ndarray, k: int, *, where: Filter | None = None, exact: bool = False
@@ -197,46 +225,50 @@ class ExactIndex:
 
         Candidates come from float32 products of one block at a time; their final scores and
         order are computed in float64, so neither block size nor other queries can change a
-        ranking. Equal scores are ordered by id.
+        ranking. Equal scores are ordered by id. With the setting `coarse`, and unless `exact`,
+        candidates come from codes instead.
         """
         queries = check_queries(vectors, self.dimension, k)
-        layout = self._layout = self._layout or _Layout.of(self._rows, self.store)
+        layout = self._current_layout()
         wanted = None if where is None else layout.matching(where)
-        results: list[list[Match]] = []
-        for start in range(0, len(queries), _BLOCK_QUERIES):
-            block = queries[start : start + _BLOCK_QUERIES]
-            results += self._search_block(layout, block, k, wanted)
-        return results
+        if "coarse" in self.settings and not exact:
+            codes = self._codes(layout)
+            return [
+                self._rank(layout, query, codes.candidates(query, k, wanted), k)
+                for query in queries
+            ]
 
-    def _search_block(
-        self, layout: _Layout, queries: np.ndarray, k: int, wanted: np.ndarray | None
-    ) -> list[list[Match]]:
-        candidates = [_Candidates(k, self.dimension, query) for query in queries]
-        for shard, positions, numbers in layout.shards:
-            if wanted is not None:
-                kept = wanted[numbers]
-                positions, numbers = positions[kept], numbers[kept]
-            vectors = self.store.shard(shard)
-            for start in range(0, len(vectors), _BLOCK_ROWS):
-                low, high = np.searchsorted(positions, [start, start + _BLOCK_ROWS])
-                if low == high:
-                    continue
-                scores = queries @ vectors[start : start + _BLOCK_ROWS].T  # (B, block)
-                for found, row_scores in zip(
-                    candidates, scores[:, positions[low:high] - start], strict=True
-                ):
-                    found.merge(row_scores, numbers[low:high])
-        return [self._rank(layout, found, k) for found in candidates]
+        def blocks() -> Iterator[Block]:
+            for shard, positions, numbers in layout.shards:
+                kept = slice(None) if wanted is None else wanted[numbers]
+                yield self.store.shard(shard), positions[kept], numbers[kept]
 
-    def _rank(self, layout: _Layout, found: _Candidates, k: int) -> list[Match]:
-        rows = [layout.rows[number] for number in found.numbers]
-        query = found.query.astype(np.float64)
-        scores = np.empty(len(rows))
-        for start in range(0, len(rows), 4096):
-            block = self.store.get([row.key for row in rows[start : start + 4096]])
-            # a plain sum over each row: its value cannot depend on the other candidates
-            scores[start : start + 4096] = (block.astype(np.float64) * query).sum(axis=1)
-        order = np.lexsort((found.numbers, -scores))[:k]
+        return [
+            self._rank(layout, found.query, found.numbers, k)
+            for found in nearest_candidates(queries, k, blocks)
+        ]
+
+    def _current_layout(self) -> _Layout:
+        self._layout = self._layout or _Layout.of(self._rows, self.store)
+        return self._layout
+
+    def _codes(self, layout: _Layout) -> CoarseCodes:
+        text = str(self.settings["coarse"])
+        if text not in layout.codes:
+            blocks = (
+                (numbers[start : start + _BLOCK_ROWS], self.store.shard(shard)[chosen])
+                for shard, positions, numbers in layout.shards
+                for start in range(0, len(numbers), _BLOCK_ROWS)
+                for chosen in [positions[start : start + _BLOCK_ROWS]]
+            )
+            coarse = parse_coarse(text, self.dimension)
+            layout.codes[text] = CoarseCodes(coarse, len(layout.rows), blocks)
+        return layout.codes[text]
+
+    def _rank(self, layout: _Layout, query: np.ndarray, numbers: np.ndarray, k: int) -> list[Match]:
+        rows = [layout.rows[number] for number in numbers]
+        scores = full_scores(query, self.store.get([row.key for row in rows]))
+        order = np.lexsort((numbers, -scores))[:k]
         return [Match(float(scores[place]), rows[place]) for place in order]
 
     def _reload(self, fingerprint: str | None, dimension: int | None) -> None:
@@ -294,6 +326,11 @@ class _Layout:
 
     rows: list[Row]
     shards: list[tuple[int, np.ndarray, np.ndarray]]
+    codes: dict[str, CoarseCodes] = field(default_factory=dict)
+
+    @cached_property
+    def words(self) -> WordIndex:
+        return WordIndex(searchable_text(row) for row in self.rows)
 
     @classmethod
     def of(cls, rows: Mapping[str, Row], store: EmbeddingStore) -> _Layout:
@@ -310,24 +347,3 @@ class _Layout:
     def matching(self, where: Filter) -> np.ndarray:
         """(N,) bool: which rows the filter lets through."""
         return np.array([where.matches(row) for row in self.rows], dtype=bool)
-
-
-class _Candidates:
-    """All rows of one query that may still be among its k best, whatever float32 rounded away."""
-
-    def __init__(self, k: int, dimension: int, query: np.ndarray) -> None:
-        self.query = query
-        self.numbers = np.empty(0, dtype=np.int64)
-        self._k = k
-        self._scores = np.empty(0, dtype=np.float32)
-        # |error of a float32 product of D terms| <= D * eps * |q| * |v|, for both sides
-        length = float(np.linalg.norm(query)) * (1 + UNIT_TOLERANCE)
-        self._slack = 2 * dimension * float(np.finfo(np.float32).eps) * length
-
-    def merge(self, scores: np.ndarray, numbers: np.ndarray) -> None:
-        self._scores = np.concatenate([self._scores, scores])
-        self.numbers = np.concatenate([self.numbers, numbers])
-        if len(self._scores) > self._k:
-            place = len(self._scores) - self._k
-            kept = self._scores >= np.partition(self._scores, place)[place] - self._slack
-            self._scores, self.numbers = self._scores[kept], self.numbers[kept]

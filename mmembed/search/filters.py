@@ -10,7 +10,7 @@ and `Not` is plain negation of that.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -68,6 +68,8 @@ class OneOf:
         for value in self.values:
             if isinstance(value, bool) or not isinstance(value, wanted):
                 raise ConfigError(f"filter: {self.field} is compared with {value!r}")
+            if not isinstance(value, str):
+                _check_finite(self.field, value)
         if self.field == "kind":
             unknown = sorted(set(map(str, self.values)) - set(KINDS))
             if unknown:
@@ -90,9 +92,11 @@ class Between:
         if self.field in _TEXT_FIELDS:
             raise ConfigError(f"filter: {self.field} is text and has no range")
         for bound in (self.low, self.high):
-            is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
-            if bound is not None and not (is_number and math.isfinite(bound)):
+            if bound is None:
+                continue
+            if isinstance(bound, bool) or not isinstance(bound, int | float):
                 raise ConfigError(f"filter: {bound!r} is no bound of {self.field}; give a number")
+            _check_finite(self.field, bound)
 
     def matches(self, row: Row) -> bool:
         value = field_value(row, self.field)
@@ -224,6 +228,12 @@ def _check_field(field: Any) -> None:
         raise ConfigError(f"filter: unknown field {field!r}; known: {', '.join(FIELDS)}")
 
 
+def _check_finite(field: Field, value: float) -> None:
+    if not abs(value) <= sys.float_info.max:  # also of NaN and of integers beyond all floats
+        shown = "an integer beyond all floats" if isinstance(value, int) else repr(value)
+        raise ConfigError(f"filter: {field} is compared with {shown}; give a finite number")
+
+
 def _moment(value: str | date | float | None, *, is_end: bool) -> float | None:
     """Seconds since 1970; a day as its first or its last moment."""
     if value is None or isinstance(value, int | float):
@@ -235,7 +245,10 @@ def _moment(value: str | date | float | None, *, is_end: bool) -> float | None:
             raise ConfigError(
                 f"{value!r} is no day (2026-01-31) and no time (2026-01-31T12:00:00)"
             ) from None
-    if not isinstance(value, datetime):
+    try:
+        if isinstance(value, datetime):
+            return value.timestamp()
         start = datetime(value.year, value.month, value.day)
         return (start + timedelta(days=1)).timestamp() - 1e-6 if is_end else start.timestamp()
-    return value.timestamp()
+    except (OverflowError, ValueError, OSError):  # the last day of year 9999, the first of year 1
+        raise ConfigError(f"{value} is beyond the days that can be compared") from None

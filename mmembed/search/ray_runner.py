@@ -12,14 +12,16 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mmembed.errors import ConfigError, MissingDependencyError
 from mmembed.search.item_sources import Shard
 from mmembed.search.shard_worker import ShardWorker, WorkerSpec
-from mmembed.search.worker_protocol import Reply, answer, parse_answer
+from mmembed.search.worker_protocol import ProcessSpec, Reply, answer, parse_answer
 
-__all__ = ["encode_on_ray"]
+__all__ = ["actor_share", "encode_on_ray", "ray_session"]
+
+SpecT = TypeVar("SpecT", bound=ProcessSpec)
 
 _ATTEMPTS = 2
 
@@ -40,13 +42,29 @@ def encode_on_ray(
     Raises:
         InputError, ConfigError: what ends the job.
     """
+    if not shards:
+        return
+    with ray_session(address):
+        for row in _mapped(spec, shards, processes).iter_rows():
+            yield parse_answer(json.loads(row["answer"]), row["index"])
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """A connection to a cluster while the block runs, unless there is one already.
+
+    Args:
+        address: of a running cluster, `auto` for the one of this machine; None starts one here,
+            which ends with the block.
+
+    Raises:
+        ConfigError: no cluster there. MissingDependencyError: ray.
+    """
     try:
         import ray
         import ray.data
     except ImportError:
         raise MissingDependencyError("ray", "ray") from None
-    if not shards:
-        return
     with ExitStack() as stack:
         if not ray.is_initialized():
             options = {"address": address} if address else {"address": "local"}
@@ -56,8 +74,34 @@ def encode_on_ray(
                 raise ConfigError(f"no Ray cluster at {address!r}: {error}") from None
             stack.callback(ray.shutdown)
         stack.enter_context(_quiet())
-        for row in _mapped(spec, shards, processes).iter_rows():
-            yield parse_answer(json.loads(row["answer"]), row["index"])
+        yield
+
+
+def actor_share(
+    spec: SpecT, processes: int | None, num_jobs: int
+) -> tuple[int, dict[str, float], SpecT]:
+    """How many actors, what Ray is to give each of them, and what each is told of it.
+
+    Args:
+        processes: default: one for each GPU of the cluster, or for each of its CPUs.
+    """
+    import ray
+
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    on_gpu = spec.device in (None, "cuda") and gpus > 0
+    count = min(processes or (gpus if on_gpu else cpus), num_jobs)
+    cores = max(1, cpus // count)
+    # parts of a core, where there are more actors than cores
+    share = {"num_gpus": 1.0} if on_gpu else {"num_cpus": cores if count <= cpus else cpus / count}
+    told = spec.model_copy(
+        update={
+            "device": "cuda" if on_gpu else spec.device or "cpu",
+            "num_threads": None if on_gpu else cores,
+            "num_workers": spec.num_workers or min(8, cores),
+        }
+    )
+    return count, share, told
 
 
 class _Actor:
@@ -94,20 +138,7 @@ def _mapped(spec: WorkerSpec, shards: Sequence[Shard], processes: int | None) ->
     """The data set of answers; nothing runs before its rows are asked for."""
     import ray
 
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    on_gpu = spec.device in (None, "cuda") and gpus > 0
-    count = min(processes or (gpus if on_gpu else cpus), len(shards))
-    cores = max(1, cpus // count)
-    # parts of a core, where there are more actors than cores
-    share = {"num_gpus": 1.0} if on_gpu else {"num_cpus": cores if count <= cpus else cpus / count}
-    spec = spec.model_copy(
-        update={
-            "device": "cuda" if on_gpu else spec.device or "cpu",
-            "num_threads": None if on_gpu else cores,
-            "num_workers": spec.num_workers or min(8, cores),
-        }
-    )
+    count, share, spec = actor_share(spec, processes, len(shards))
     rows = [{"shard": json.dumps(asdict(shard))} for shard in shards]
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Actor,

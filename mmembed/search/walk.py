@@ -28,12 +28,17 @@ class Walk:
     ignored: Counter[str] = field(default_factory=Counter)
     unread: dict[Path, str] = field(default_factory=dict)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing at all was found."""
+        return not (self.files or self.ignored or self.unread)
 
-def walk(root: Path, *, skip: Path, follow_links: bool = False) -> Walk:
+
+def walk(root: Path, *, skip: Path | None, follow_links: bool = False) -> Walk:
     """List a folder and all below it, sorted by name; hidden files and folders are left out.
 
     Args:
-        skip: a folder that is not entered (the index itself).
+        skip: a folder that is not entered (the index itself), links resolved.
         follow_links: also enter linked folders; each folder is entered once, so loops end.
     """
     found = Walk()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import pytest
 from PIL import Image as PILImage
 
 from mmembed.errors import InputError
+from mmembed.search.corpus import index_folder
+from mmembed.search.summary import IndexSummary
 from mmembed.store.content import content_key
 from mmembed.types import Image, MultimodalInput
+from tests.search.library import opened, picture
 
 
 @dataclass
@@ -78,12 +82,6 @@ def hash_encoder() -> HashEncoder:
     return HashEncoder()
 
 
-def picture(path: Path, colour: tuple[int, int, int]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PILImage.new("RGB", (8, 8), colour).save(path)
-    return path
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Three pictures and a note, one of them in a subfolder."""
@@ -93,3 +91,17 @@ def photos(tmp_path: Path) -> Path:
     picture(folder / "deep" / "blue.png", (0, 0, 255))
     (folder / "note.md").write_text("# A note\n\nabout colours\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def run(photos: Path, hash_encoder: Any, tmp_path: Path) -> Callable[..., IndexSummary]:
+    """Index `photos` into a folder beside it, as a new process would."""
+
+    def index_again(**options: Any) -> IndexSummary:
+        index = opened("numpy", tmp_path / "index", options.get("embedder", hash_encoder))
+        return index_folder(
+            options.pop("folder", photos),
+            **{"embedder": hash_encoder, "index": index, **options},
+        )
+
+    return index_again

@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image as PILImage
 
-from mmembed.errors import ConfigError, MissingDependencyError, SpaceMismatchError, StoreError
-from mmembed.inputs.sandbox import MediaDecoder
+from mmembed.errors import ConfigError, SpaceMismatchError, StoreError
 from mmembed.search.corpus import index_folder
 from mmembed.search.exact_index import ExactIndex
 from mmembed.search.searcher import Searcher
 from mmembed.search.segments import Segmentation
 from mmembed.search.summary import IndexSummary, Progress
 from mmembed.store.vectors import EmbeddingStore
-
-
-def picture(path: Path, colour: tuple[int, int, int]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PILImage.new("RGB", (8, 8), colour).save(path)
-    return path
-
-
-def open_index(folder: Path, encoder: Any) -> ExactIndex:
-    return ExactIndex(
-        folder, fingerprint=encoder.fingerprint, dimension=encoder.embedding_dimension
-    )
-
-
-@pytest.fixture
-def run(photos: Path, hash_encoder: Any, tmp_path: Path) -> Callable[..., IndexSummary]:
-    """Index `photos` into a folder beside it, as a new process would."""
-
-    def index_again(**options: Any) -> IndexSummary:
-        index = open_index(tmp_path / "index", options.get("embedder", hash_encoder))
-        return index_folder(
-            options.pop("folder", photos),
-            **{"embedder": hash_encoder, "index": index, **options},
-        )
-
-    return index_again
-
-
-def names(tmp_path: Path) -> list[str]:
-    return [Path(row.id).name for row in ExactIndex(tmp_path / "index").rows()]
+from tests.search.library import names, opened, picture
 
 
 def test_a_folder_is_indexed_in_order_with_all_that_describes_a_file(
@@ -112,6 +79,16 @@ def test_changed_added_moved_and_deleted_files_cost_only_what_is_new(
     assert hits[0].score == pytest.approx(1.0, abs=1e-6)
 
 
+def test_copies_in_other_batches_are_not_encoded_again(
+    run: Callable[..., IndexSummary], hash_encoder: Any, photos: Path
+) -> None:
+    for number in range(5):
+        shutil.copy(photos / "red.png", photos / f"copy{number}.png")
+    summary = run(batch_items=2)
+    assert len(hash_encoder.encoded) == summary.encoded == 4
+    assert (summary.reused, summary.rows) == (5, 9)
+
+
 def test_a_change_that_keeps_size_and_date_is_found_when_asked(
     run: Callable[..., IndexSummary], photos: Path
 ) -> None:
@@ -124,41 +101,6 @@ def test_a_change_that_keeps_size_and_date_is_found_when_asked(
     assert run(check_content=True).encoded == 1
 
 
-def test_broken_files_are_listed_and_do_not_stop_the_others(
-    run: Callable[..., IndexSummary], photos: Path, tmp_path: Path
-) -> None:
-    (photos / "a_text.png").write_text("not a picture at all")
-    (photos / "empty.jpg").write_bytes(b"")
-    (photos / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
-    (photos / "blank.txt").write_text("  \n\t\n")
-    (photos / "gone.png").symlink_to(photos / "nowhere.png")
-    summary = run()
-    assert summary.encoded == 4
-    found = {Path(failure.path).name: failure.code for failure in summary.failures}
-    assert found == {
-        "a_text.png": "corrupt",
-        "empty.jpg": "corrupt",
-        "latin.txt": "invalid_text",
-        "blank.txt": "empty",
-        "gone.png": "not_found",
-    }
-    lines = (tmp_path / "index" / "errors.jsonl").read_text().splitlines()
-    assert {Path(json.loads(line)["path"]).name for line in lines} == set(found)
-    picture(photos / "a_text.png", (9, 9, 9))
-    again = run()
-    assert again.encoded == 1, "a repaired file is taken in"
-    assert len(again.failures) == 4, "the others are still listed"
-
-
-def test_a_file_that_breaks_leaves_the_index(
-    run: Callable[..., IndexSummary], photos: Path, tmp_path: Path
-) -> None:
-    run()
-    (photos / "red.png").write_bytes(b"garbage now")
-    assert run().rows == 3
-    assert "red.png" not in names(tmp_path)
-
-
 def test_hidden_files_other_kinds_and_the_index_itself_are_left_out(
     hash_encoder: Any, photos: Path
 ) -> None:
@@ -167,7 +109,7 @@ def test_hidden_files_other_kinds_and_the_index_itself_are_left_out(
     (photos / "archive.zip").write_bytes(b"PK")
     (photos / "code.ts").write_text("export const one = 1\n")
     (photos / "LICENSE").write_text("text")
-    index = open_index(photos / "index", hash_encoder)
+    index = opened("numpy", photos / "index", hash_encoder)
     picture(photos / "index" / "stray.png", (2, 2, 2))
     summary = index_folder(photos, embedder=hash_encoder, index=index)
     assert summary.files == 4
@@ -259,93 +201,20 @@ def test_an_interrupted_run_ends_in_the_same_index_as_an_uninterrupted_one(
                 index_folder(
                     photos,
                     embedder=hash_encoder,
-                    index=open_index(folder, hash_encoder),
+                    index=opened("numpy", folder, hash_encoder),
                     batch_items=3,
                     on_progress=interrupt,
                 )
         index_folder(
-            photos, embedder=hash_encoder, index=open_index(folder, hash_encoder), batch_items=3
+            photos,
+            embedder=hash_encoder,
+            index=opened("numpy", folder, hash_encoder),
+            batch_items=3,
         )
         return next(folder.glob("rows-*.jsonl")).read_bytes()
 
     straight = complete(tmp_path / "straight", [])
     assert complete(tmp_path / "stopped", [0, 3, 6]) == straight
-
-
-def test_a_file_that_changes_while_it_is_read_is_not_stored_under_its_old_name(
-    run: Callable[..., IndexSummary], hash_encoder: Any, photos: Path, tmp_path: Path
-) -> None:
-    original = hash_encoder.encode
-
-    def encode(items: Any, **options: Any) -> Any:
-        result = original(items, **options)
-        (photos / "note.md").write_text("quite another note")
-        return result
-
-    hash_encoder.encode = encode
-    summary = run()
-    assert [Path(failure.path).name for failure in summary.failures] == ["note.md"]
-    assert "changed while" in summary.failures[0].detail
-    hash_encoder.encode = original
-    assert run().encoded == 1
-    assert names(tmp_path)[2] == "note.md#char=0,18"
-
-
-def test_a_vector_that_is_not_finite_is_a_failure_of_its_item(
-    run: Callable[..., IndexSummary], hash_encoder: Any, tmp_path: Path
-) -> None:
-    original = hash_encoder.encode
-
-    def encode(items: Any, **options: Any) -> Any:
-        vectors, report = original(items, **options)
-        vectors[0] = np.nan
-        vectors[1] = 0
-        return vectors, report
-
-    hash_encoder.encode = encode
-    summary = run()
-    assert [failure.code for failure in summary.failures] == ["nonfinite", "nonfinite"]
-    assert summary.rows == 2
-
-
-def test_a_part_of_a_file_that_fails_is_tried_again_and_the_rest_is_kept(
-    run: Callable[..., IndexSummary], hash_encoder: Any, photos: Path, tmp_path: Path
-) -> None:
-    (photos / "long.txt").write_text("\n\n".join(f"paragraph {n} " + "x" * 80 for n in range(5)))
-    original = hash_encoder._vector
-
-    def fail_third(item: Any) -> Any:
-        from mmembed.errors import InputError
-
-        if "paragraph 3" in getattr(item.parts[0], "text", ""):
-            raise InputError("too_many_tokens", "too long")
-        return original(item)
-
-    hash_encoder._vector = fail_third
-    options = {"segmentation": Segmentation(passage_chars=100)}
-    summary = run(**options)
-    assert summary.rows == 8
-    assert [failure.code for failure in summary.failures] == ["too_many_tokens"]
-    assert "long.txt#char=" in summary.failures[0].id
-    assert run(**options).failures == summary.failures
-    hash_encoder._vector = original
-    again = run(**options)
-    assert (again.encoded, again.rows, again.failures) == (1, 9, [])
-
-
-def test_a_reader_that_is_not_installed_fails_its_files_only(
-    run: Callable[..., IndexSummary], photos: Path
-) -> None:
-    (photos / "paper.pdf").write_bytes(b"%PDF-1.7")
-
-    class WithoutPdf(MediaDecoder):
-        def page_count(self, source: object, password: str | None = None) -> int:
-            raise MissingDependencyError("pymupdf", "documents")
-
-    summary = run(decoder=WithoutPdf())
-    assert summary.rows == 4
-    assert [failure.code for failure in summary.failures] == ["unsupported_format"]
-    assert "pip install 'mmembed[documents]'" in summary.failures[0].detail
 
 
 def test_another_way_of_cutting_cuts_again(
@@ -360,28 +229,11 @@ def test_another_way_of_cutting_cuts_again(
     assert run(segmentation=told).unchanged == 5
 
 
-def test_an_unreadable_folder_does_not_lose_its_rows(
-    run: Callable[..., IndexSummary], photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run()
-    original = Path.iterdir
-
-    def refuse(path: Path) -> Any:
-        if path.name == "deep":
-            raise PermissionError(13, "Permission denied")
-        return original(path)
-
-    monkeypatch.setattr(Path, "iterdir", refuse)
-    summary = run()
-    assert summary.rows == 4
-    assert [failure.code for failure in summary.failures] == ["permission"]
-
-
 def test_a_second_writer_and_a_missing_folder_are_refused(
     run: Callable[..., IndexSummary], tmp_path: Path, hash_encoder: Any
 ) -> None:
     with (
-        open_index(tmp_path / "index", hash_encoder).writing(),
+        opened("numpy", tmp_path / "index", hash_encoder).writing(),
         pytest.raises(StoreError, match="another process"),
     ):
         run()
@@ -389,9 +241,47 @@ def test_a_second_writer_and_a_missing_folder_are_refused(
         run(folder=tmp_path / "nowhere")
 
 
-def test_progress_ends_at_the_number_of_files(run: Callable[..., IndexSummary]) -> None:
+def test_progress_ends_at_the_number_of_files(
+    run: Callable[..., IndexSummary], photos: Path
+) -> None:
     seen: list[Progress] = []
     run(on_progress=seen.append, batch_items=2)
     done = [progress.files_done for progress in seen]
     assert done == sorted(done)
-    assert seen[-1] == Progress(files_done=4, files_total=4, items_encoded=4)
+    size = sum(path.stat().st_size for path in photos.rglob("*") if path.is_file())
+    assert seen[-1] == Progress(4, 4, items_encoded=4, bytes_read=size)
+
+
+def test_an_index_knows_its_folders_and_how_they_were_cut(
+    run: Callable[..., IndexSummary], photos: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    picture(other / "black.png", (0, 0, 0))
+    run(segmentation=Segmentation(passage_chars=5))
+    run(folder=other)
+    settings = ExactIndex(tmp_path / "index").settings
+    assert settings["folders"] == sorted([str(photos), str(other)])
+    assert settings["segmentation"]["passage_chars"] == 5
+    again = run()
+    assert (again.unchanged, again.encoded) == (4, 0), "later runs cut in the same way"
+    assert run(segmentation=Segmentation()).encoded == 1
+
+
+def test_files_that_were_just_written_are_left_for_a_later_run(
+    run: Callable[..., IndexSummary], photos: Path, tmp_path: Path
+) -> None:
+    run()
+    picture(photos / "red.png", (9, 9, 9))
+    picture(photos / "new.png", (8, 8, 8))
+    summary = run(settle_seconds=1000)
+    assert len(summary.postponed) == 5 and summary.encoded == 0
+    assert summary.rows == 4, "the former rows stay until then"
+    assert "5 files are still being written" in str(summary)
+    assert run().encoded == 2
+
+
+def test_the_summary_tells_rates(run: Callable[..., IndexSummary]) -> None:
+    summary = run()
+    assert summary.bytes_read > 0
+    summary.seconds, summary.bytes_read = 2.0, 3_000_000
+    assert str(summary).endswith("4 rows in all (2.0 s: 2.0 files/s, 2.0 items/s, 1.5 MB/s)")

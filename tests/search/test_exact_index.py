@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import mmembed.search.exact_index
+import mmembed.search.exact_scores
 from mmembed.errors import ConfigError, SpaceMismatchError, StoreError
 from mmembed.search.exact_index import ExactIndex
 from mmembed.search.filters import row_filter
@@ -52,8 +52,8 @@ def brute_force(
 
 @pytest.mark.parametrize("k", [1, 10, 400])
 def test_search_equals_brute_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int) -> None:
-    monkeypatch.setattr(mmembed.search.exact_index, "_BLOCK_ROWS", 16)
-    monkeypatch.setattr(mmembed.search.exact_index, "_BLOCK_QUERIES", 2)
+    monkeypatch.setattr(mmembed.search.exact_scores, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(mmembed.search.exact_scores, "_BLOCK_QUERIES", 2)
     vectors = unit(300)
     vectors[100:130] = vectors[7]  # ties between different contents
     index = filled(tmp_path, vectors)

@@ -118,7 +118,11 @@ def test_json_says_the_same_as_python() -> None:
         ({"in": ["page", [True]]}, "page is compared with True"),
         ({"between": ["kind", 1, 2]}, "has no range"),
         ({"between": ["page", "1", 2]}, "is no bound of page"),
-        ({"between": ["page", float("nan"), 2]}, "is no bound of page"),
+        ({"between": ["page", [1], 2]}, "is no bound of page"),
+        ({"between": ["page", float("nan"), 2]}, "page is compared with nan; give a finite"),
+        ({"between": ["page", None, 10**400]}, "integer beyond all floats; give a finite"),
+        ({"in": ["duration", [1, -(10**400)]]}, "integer beyond all floats; give a finite"),
+        ({"in": ["page", [float("inf")]]}, "page is compared with inf; give a finite"),
         ({"all": "kind"}, "is none; write"),
         ({"under": "/a", "not": {}}, "is none; write"),
     ],
@@ -134,6 +138,12 @@ def test_a_filter_nested_too_deep_is_refused() -> None:
         value = {"not": value}
     with pytest.raises(ConfigError, match="nested more than"):
         parse_filter(value)
+
+
+def test_a_day_at_the_end_of_the_calendar_is_refused() -> None:
+    with pytest.raises(ConfigError, match="9999-12-31 is beyond"):
+        row_filter(modified_before="9999-12-31")
+    assert row_filter(modified_after="9999-12-31") is not None
 
 
 @pytest.mark.parametrize("day", ["2026-13-01", "yesterday", ""])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from mmembed.errors import InputError
+from mmembed.errors import ConfigError, InputError
 from mmembed.inputs.media import DecodedMedia
+from mmembed.inputs.page_blocks import PageText
 from mmembed.inputs.sandbox import MediaDecoder
-from mmembed.search.segments import Segmentation, cut_file, passages
-from mmembed.types import Video
+from mmembed.search.passages import passages
+from mmembed.search.segments import Segmentation, cut_file
+from mmembed.types import Text, Video
+from tests import media_files
 
 TEXT = (
     "# Title\n\nA first paragraph. It has two sentences.\n\n"
@@ -143,7 +148,7 @@ def test_windows_reach_to_the_end_of_a_real_clip(tmp_path: Path, decoder: MediaD
     ]
 
 
-def test_pages_come_one_by_one_with_the_beginning_of_their_text(
+def test_pages_come_one_by_one_with_their_text_and_where_it_stands(
     tmp_path: Path, decoder: MediaDecoder
 ) -> None:
     pymupdf = pytest.importorskip("pymupdf")
@@ -153,5 +158,86 @@ def test_pages_come_one_by_one_with_the_beginning_of_their_text(
             document.new_page(width=200, height=200).insert_text((20, 40), text)
         document.save(path)
     rows = [segment.row for segment in cut_file(path, Segmentation(), decoder)]
-    assert [(row.page, row.text) for row in rows] == [(1, "the first page"), (2, None)]
+    assert [(row.page, row.text) for row in rows] == [(1, "the first\npage"), (2, None)]
+    assert [(box.start, box.end) for box in rows[0].boxes] == [(0, 9), (10, 14)]
+    assert 0.09 < rows[0].boxes[0].left < 0.11
+    assert rows[1].boxes == ()
     assert [row.id for row in rows] == [f"{path}#page=1", f"{path}#page=2"]
+
+
+def test_markdown_items_say_what_they_are_about_and_point_into_the_file(
+    tmp_path: Path, decoder: MediaDecoder
+) -> None:
+    path = tmp_path / "guide.md"
+    path.write_bytes(b"\xef\xbb\xbf" + "# Guide\r\n\r\nHi.\r\n\r\n## Step\r\n\r\n\u00e4 b".encode())
+    first, second = cut_file(path, Segmentation(), decoder)
+    text = path.read_bytes().decode("utf-8-sig")
+    assert first.row.text == "# Guide\r\n\r\nHi."
+    assert second.row.text == "Guide\n\n## Step\r\n\r\n\u00e4 b"
+    assert second.item.parts == (Text(second.row.text),)
+    assert text[second.row.start_char : second.row.end_char] == "## Step\r\n\r\n\u00e4 b"
+    plain = tmp_path / "guide.txt"
+    plain.write_text("# Guide\n\nHi.\n\n## Step\n\nb")
+    assert len(cut_file(plain, Segmentation(), decoder)) == 1, "only Markdown has headings"
+
+
+def test_scenes_become_clips_and_long_ones_are_cut_into_windows(
+    tmp_path: Path, decoder: MediaDecoder
+) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(
+        media_files.video(
+            150, fps=15, picture=lambda n, w, h: media_files.photo(w, h, seed=n >= 45)
+        )
+    )
+    cut = Segmentation(windows="scenes", max_clip_seconds=5, window_seconds=4)
+    found = [segment.row for segment in cut_file(path, cut, decoder)]
+    places = [(row.start_seconds, row.end_seconds) for row in found]
+    assert places == [
+        (0.0, pytest.approx(2.85, abs=0.15)),
+        (pytest.approx(3.1, abs=0.1), pytest.approx(7.1, abs=0.1)),
+        (pytest.approx(7.1, abs=0.1), pytest.approx(9.93, abs=0.01)),
+    ]
+    assert {row.duration_seconds for row in found} == {places[-1][1]}
+    still = cut_file(path, Segmentation(windows="scenes", min_scene_seconds=6), decoder)
+    assert [segment.item.parts[0] for segment in still] == [Video(path)]
+    assert still[0].row.duration_seconds == places[-1][1]
+    with pytest.raises(ConfigError, match="windows is 'both'"):
+        Segmentation(windows="both")  # type: ignore[arg-type]
+
+
+def test_of_a_long_document_the_first_pages_are_taken_and_that_is_told(
+    tmp_path: Path, decoder: MediaDecoder
+) -> None:
+    path = tmp_path / "long.pdf"
+    path.write_bytes(media_files.pdf(5))
+    notes: list[str] = []
+    cut = Segmentation(max_pages_per_file=3, page_chars=10)
+    assert [s.row.page for s in cut_file(path, cut, decoder, notes)] == [1, 2, 3]
+    assert notes == [
+        "the first 3 of 5 pages are taken (max_pages_per_file)",
+        *(f"page {n}: text after 0 characters is left out (page_chars)" for n in (1, 2, 3)),
+    ]
+
+
+def test_pages_whose_text_cannot_be_read_are_items_all_the_same(tmp_path: Path) -> None:
+    class Hangs(MediaDecoder):
+        def page_blocks(self, *_: object, **__: object) -> list[PageText]:
+            raise InputError("decode_timeout", "took too long")
+
+    path = tmp_path / "paper.pdf"
+    path.write_bytes(media_files.pdf(2))
+    notes: list[str] = []
+    with Hangs() as decoder:
+        found = cut_file(path, Segmentation(), decoder, notes)
+    assert [(s.row.page, s.row.text, s.row.boxes) for s in found] == [(1, None, ()), (2, None, ())]
+    assert notes == ["no text layer of any page: took too long"]
+
+
+def test_how_files_were_cut_survives_json() -> None:
+    cut = Segmentation(windows="scenes", passage_chars=5, instruction="Find it.")
+    kept = json.loads(json.dumps(asdict(cut)))
+    assert Segmentation.of(kept) == cut and Segmentation.of({}) == Segmentation()
+    assert cut.name != Segmentation(windows="scenes", passage_chars=5).name
+    with pytest.raises(ConfigError, match="'chapters', which this version does not know"):
+        Segmentation.of({"chapters": 3})

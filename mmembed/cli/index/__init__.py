@@ -1,0 +1,1 @@
+"""`mmembed index`: one file for each of its commands; `application` puts them together."""
