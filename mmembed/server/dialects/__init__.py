@@ -1,0 +1,1 @@
+"""Front doors: request bodies that users of other embedding services know -> one internal call."""
