@@ -37,8 +37,11 @@ from mmembed.types import Image, MultimodalInput, Page, Text, Video
 __all__ = [
     "MODALITIES",
     "cross_lingual",
+    "distinct_emoji",
+    "encode_mp4",
     "image_to_image",
     "items_by_modality",
+    "join_pages",
     "modality_grid",
     "text_to_image",
     "text_to_page",
@@ -138,7 +141,7 @@ def text_to_video(
     8 * `num_emoji` clips, so that a model which only names the emoji finds the right clip no more
     often than once in six.
     """
-    chosen = _sample(_distinct(_named(emoji_of_split(split), language), vendor), num_emoji)
+    chosen = _sample(distinct_emoji(_named(emoji_of_split(split), language), vendor), num_emoji)
     frames = templates()[language]
     queries: dict[str, MultimodalInput] = {}
     corpus: dict[str, MultimodalInput] = {}
@@ -175,7 +178,7 @@ def text_to_page(
     num_pages: int = 300,
 ) -> RetrievalTask:
     """`a page about NAME` to one-page PDFs; page texts are in six languages of Latin script."""
-    chosen = _sample(_distinct(_named(emoji_of_split(split), language), vendor), num_pages)
+    chosen = _sample(distinct_emoji(_named(emoji_of_split(split), language), vendor), num_pages)
     frame: str = templates()[language]["page"][0]
     same_name = _by_name(chosen, language)
     return RetrievalTask(
@@ -201,7 +204,7 @@ def items_by_modality(
     Each emoji has one clip, whose motion is fixed by its position, and its text says nothing of
     the motion. Emoji are chosen so that no two share a picture or a name.
     """
-    chosen = _sample(_distinct(_named(emoji_of_split(split), language), vendor), num_emoji)
+    chosen = _sample(distinct_emoji(_named(emoji_of_split(split), language), vendor), num_emoji)
     items: dict[str, dict[str, MultimodalInput]] = {modality: {} for modality in MODALITIES}
     for index, emoji in enumerate(chosen):
         clip = draw_clip(vendor, (emoji.id,), ACTIONS[index % len(ACTIONS)], num_frames=num_frames)
@@ -254,7 +257,7 @@ def write_mixed_folder(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rng = Random(f"{_EVALUATION_SEED}/folder/{seed}")
-    emoji = [one for one in _distinct(emoji_of_split(split), vendor) if "en" in one.keywords]
+    emoji = [one for one in distinct_emoji(emoji_of_split(split), vendor) if "en" in one.keywords]
     chosen = rng.sample(emoji, min(num_emoji, len(emoji)))
     frames = templates()["en"]
     content: dict[str, str] = {}
@@ -268,12 +271,12 @@ def write_mixed_folder(
             action = ACTIONS[index // 4 % len(ACTIONS)]
             clip = draw_clip(vendor, (one.id,), action, num_frames=16, size=128)
             path = folder / f"clip_{index:03d}.mp4"
-            path.write_bytes(_mp4(clip))
+            path.write_bytes(encode_mp4(clip))
             content[path.name] = str(frames[action]).format(name=name)
         elif index % 4 == 2:
             pages = [one, *rng.sample(emoji, 2)]
             path = folder / f"document_{index:03d}.pdf"
-            path.write_bytes(_join_pages([_page(entry, vendor) for entry in pages]))
+            path.write_bytes(join_pages([_page(entry, vendor) for entry in pages]))
             for number, entry in enumerate(pages, start=1):
                 content[f"{path.name}#{number}"] = entry.names["en"]
         else:
@@ -325,14 +328,21 @@ def _relevant(
     return {twin: 1.0 for name in ids for twin in twins[name] if twin in corpus}
 
 
-def _distinct(emoji: Iterable[Emoji], vendor: str) -> list[Emoji]:
+def distinct_emoji(emoji: Iterable[Emoji], vendor: str) -> list[Emoji]:
     """Without emoji that look like an earlier one."""
     twins = picture_twins(vendor)
     return [one for one in emoji if twins[one.id][0] == one.id]
 
 
-def _mp4(frames: Sequence[np.ndarray]) -> bytes:
-    """H.264 at 8 frames a second, without B-frames."""
+def encode_mp4(frames: Iterable[np.ndarray], *, fps: int = 8, quality: int = 18) -> bytes:
+    """H.264 without B-frames.
+
+    Args:
+        quality: the constant rate factor of x264; higher is smaller and worse.
+
+    Raises:
+        ImportError: PyAV is missing.
+    """
     try:
         import av
     except ImportError:
@@ -341,16 +351,19 @@ def _mp4(frames: Sequence[np.ndarray]) -> bytes:
         ) from None
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=8, options={"crf": "18", "bf": "0"})
+        options = {"crf": str(quality), "bf": "0"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.pix_fmt = "yuv420p"
-        stream.height, stream.width = frames[0].shape[:2]
-        for frame in frames:
+        for number, frame in enumerate(frames):
+            if number == 0:
+                stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()
 
 
-def _join_pages(pages: Sequence[Page]) -> bytes:
+def join_pages(pages: Sequence[Page]) -> bytes:
+    """One PDF of several."""
     import pymupdf
 
     with pymupdf.open() as document:

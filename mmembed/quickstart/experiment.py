@@ -13,6 +13,7 @@ from mmembed.config.validation import StrictModel, validate
 from mmembed.evaluation.references import Reference, TaskEntry
 
 __all__ = [
+    "DemoEntry",
     "Experiment",
     "MatrixEntry",
     "load_experiment",
@@ -27,6 +28,16 @@ class MatrixEntry(StrictModel):
     grid: str
 
 
+class DemoEntry(StrictModel):
+    """The library that `mmembed demo --quickstart` shows, and how its files are cut.
+
+    The function writes into a folder and gives an object with `examples`: questions by kind.
+    """
+
+    library: Reference
+    segmentation: dict[str, Any] = Field(default_factory=dict)
+
+
 class Experiment(StrictModel):
     """`configs/quickstart.yaml`; `default_minutes` is what the recipe's steps take on two cores."""
 
@@ -37,6 +48,7 @@ class Experiment(StrictModel):
     tasks: tuple[TaskEntry, ...]
     matrix: MatrixEntry
     library: Reference
+    demo: DemoEntry | None = None
     attribution: tuple[str, ...] = ()
 
 

@@ -109,6 +109,7 @@ def run(
         f"Report: {report}",
         f"Model:  {trained.model}",
         f'Search: {program} search {output / "library.index"} "a happy cat"',
+        f"Demo:   {program} demo --quickstart --output {output}",
         f"Judge:  {program} eval run --suite nano-emoji --model {trained.model} "
         f"--out {output / 'nano-emoji'}",
     ):
@@ -198,7 +199,8 @@ def _search_library(
                 name = Path(hit.path).name
                 what = content.get(f"{name}#{hit.page}", content.get(name, ""))
                 console.print(f"  {hit.score:.3f}  {place}  ({what})", markup=False)
-            shown.append(pages.found_example(title, query, hits))
+            rows = index.get([hit.id for hit in hits])
+            shown.append(pages.found_example(title, query, hits, rows))
     return tuple(shown)
 
 
