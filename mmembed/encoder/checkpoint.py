@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -31,11 +31,17 @@ from mmembed.encoder.heap import keep_freed_memory
 from mmembed.encoder.identity import EXTRA_TENSORS_FILE, fingerprint, package_versions
 from mmembed.encoder.linear import use_faster_linears
 from mmembed.encoder.lora import merged_weights
-from mmembed.encoder.model_files import read_geometry, read_json, read_tokenizer
+from mmembed.encoder.model_files import (
+    SIDE_FILES,
+    default_inputs,
+    read_json,
+    read_tokenizer,
+    with_budget,
+)
 from mmembed.encoder.sentence_transformers_layout import layout_files, layout_problem
 from mmembed.errors import CheckpointError, ConfigError
 from mmembed.inputs.media import MediaPolicy
-from mmembed.inputs.processor import InputConfig, Processor, TokenRange
+from mmembed.inputs.processor import InputConfig, Processor
 from mmembed.inputs.prompt import pair_templates
 from mmembed.inputs.sandbox import MediaDecoder
 
@@ -45,7 +51,9 @@ __all__ = [
     "load_encoder",
     "load_extra_tensors",
     "load_parts",
+    "quiet_transformers",
     "read_description",
+    "read_settings",
     "resolve_folder",
     "save_encoder",
     "write_description",
@@ -57,17 +65,6 @@ INT8_STEP = "int8_step"  # a learnt tensor of a model folder, beside thetas
 DESCRIPTION_FILE = "mmembed.json"
 _FORMAT = 1
 Config = TypeVar("Config", bound=EncoderConfig)
-_SIDE_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "processor_config.json",
-)
 
 
 def resolve_folder(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
@@ -123,6 +120,46 @@ def read_description(folder: Path) -> dict[str, Any]:
     return fields
 
 
+def read_settings(
+    folder: Path,
+    config_class: type[Config],
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    encoder: Mapping[str, Any] | None = None,
+    any_kind: bool = False,
+) -> tuple[InputConfig, Config]:
+    """What a folder says of itself, without its weights; arguments and errors of `load_parts`."""
+    description = read_description(folder)
+    kind = description.get("kind", "embedder") if description else config_class.kind
+    if any_kind and kind != config_class.kind:
+        description = {**description, "encoder": {}}
+    elif kind != config_class.kind:
+        raise CheckpointError(
+            f"{folder.name} is a model of kind {kind!r}, not {config_class.kind!r}; "
+            f"load it as {'Reranker' if kind == 'reranker' else 'Embedder'}"
+        )
+    plain = default_inputs(folder, takes_pictures(read_config(folder)))
+    input_fields = {**plain, **description.get("inputs", {}), **(inputs or {})}
+    encoder_fields = {**description.get("encoder", {}), **(encoder or {})}
+    try:
+        input_config = InputConfig(**input_fields)
+        encoder_config = config_class(**encoder_fields)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+        )
+        raise ConfigError(
+            f"{folder.name}/{DESCRIPTION_FILE} or its overrides: {problems}"
+        ) from None
+    if input_config.prompt.is_pair != (config_class.kind == "reranker"):
+        raise ConfigError(
+            f"the prompt {input_config.prompt.name!r} does not fit {folder.name}, loaded as "
+            f"{config_class.kind}: a reranker needs one with {{query}} and {{document}} (shipped: "
+            f"{', '.join(pair_templates())}), an embedder one with {{content}}"
+        )
+    return input_config, encoder_config
+
+
 def load_encoder(
     path: str | Path, *, device: str | torch.device = "cpu", **options: Any
 ) -> tuple[Encoder, Processor]:
@@ -164,35 +201,10 @@ def load_parts(
         CheckpointError, ConfigError: see `read_description` and `load_backbone`.
     """
     folder = resolve_folder(path)
-    description = read_description(folder)
-    kind = description.get("kind", "embedder") if description else config_class.kind
-    if any_kind and kind != config_class.kind:
-        description = {**description, "encoder": {}}
-    elif kind != config_class.kind:
-        raise CheckpointError(
-            f"{folder.name} is a model of kind {kind!r}, not {config_class.kind!r}; "
-            f"load it as {'Reranker' if kind == 'reranker' else 'Embedder'}"
-        )
-    plain = _default_inputs(folder, takes_pictures(read_config(folder)))
-    input_fields = {**plain, **description.get("inputs", {}), **(inputs or {})}
-    encoder_fields = {**description.get("encoder", {}), **(encoder or {})}
-    try:
-        input_config = InputConfig(**input_fields)
-        encoder_config = config_class(**encoder_fields)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
-        )
-        raise ConfigError(
-            f"{folder.name}/{DESCRIPTION_FILE} or its overrides: {problems}"
-        ) from None
-    if input_config.prompt.is_pair != (config_class.kind == "reranker"):
-        raise ConfigError(
-            f"the prompt {input_config.prompt.name!r} does not fit {folder.name}, loaded as "
-            f"{config_class.kind}: a reranker needs one with {{query}} and {{document}} (shipped: "
-            f"{', '.join(pair_templates())}), an embedder one with {{content}}"
-        )
-    with _quiet_transformers():
+    input_config, encoder_config = read_settings(
+        folder, config_class, inputs=inputs, encoder=encoder, any_kind=any_kind
+    )
+    with quiet_transformers():
         backbone = load_backbone(folder, input_config.geometry, dtype=dtype or torch.float32)
     if encoder_config.truncate_dim and encoder_config.truncate_dim > backbone.hidden_size:
         raise ConfigError(
@@ -221,7 +233,7 @@ def load_parts(
             f"{expected}; they belong to different models"
         )
     processor.side_files = {
-        name: (folder / name).read_bytes() for name in _SIDE_FILES if (folder / name).is_file()
+        name: (folder / name).read_bytes() for name in SIDE_FILES if (folder / name).is_file()
     }
     return backbone, encoder_config, processor
 
@@ -247,11 +259,11 @@ def save_encoder(
     aside.mkdir()
     try:
         # standard output is for results; deepspeed, which this imports where installed, logs there
-        with _quiet_transformers(), redirect_stdout(sys.stderr):
+        with quiet_transformers(), redirect_stdout(sys.stderr):
             model = encoder.backbone.model
             model.save_pretrained(aside, state_dict=merged_weights(model, weights))
         for name, content in processor.side_files.items():
-            (aside / name).write_bytes(_with_budget(name, content, processor.config))
+            (aside / name).write_bytes(with_budget(name, content, processor.config))
         _write_layout(aside, encoder, processor.config)
         extra = dict(extra_tensors or {})
         if encoder.int8_step is not None:
@@ -304,26 +316,6 @@ def load_extra_tensors(folder: Path) -> dict[str, Tensor]:
     return load_file(path) if path.is_file() else {}
 
 
-def _default_inputs(folder: Path, pictures: bool) -> dict[str, Any]:
-    """For a plain checkpoint: its geometry, and our budgets within the processor's limits."""
-    if not pictures:
-        return {"geometry": None}
-    found = read_geometry(folder)
-    if found is None:
-        raise CheckpointError(
-            f"{folder.name} has a vision tower and no preprocessor_config.json; copy or download "
-            "the folder again"
-        )
-    geometry, limits = found
-    ranges = {}
-    for name in ("image_tokens", "frame_tokens", "page_tokens"):
-        default: TokenRange = InputConfig.model_fields[name].default
-        ranges[name] = TokenRange(
-            min=min(default.min, limits.max), max=min(default.max, limits.max)
-        )
-    return {"geometry": geometry, **ranges}
-
-
 def _write_layout(folder: Path, encoder: Encoder, inputs: InputConfig) -> None:
     problem = layout_problem(inputs, encoder.config)
     if problem:
@@ -340,25 +332,6 @@ def _write_layout(folder: Path, encoder: Encoder, inputs: InputConfig) -> None:
 def _say_once(level: int, message: str) -> None:
     """A run saves many folders for one reason."""
     logger.log(level, message)
-
-
-def _with_budget(
-    name: Literal["preprocessor_config.json"] | str, content: bytes, inputs: InputConfig
-) -> bytes:
-    """The processor settings with our image budget, so that other libraries resize alike."""
-    if inputs.geometry is None or name not in ("preprocessor_config.json", "processor_config.json"):
-        return content
-    fields = json.loads(content)
-    target = fields if name == "preprocessor_config.json" else fields.get("image_processor")
-    if target is None:
-        return content
-    area = inputs.geometry.factor**2
-    least, most = inputs.image_tokens.min * area, inputs.image_tokens.max * area
-    target["size"] = {"shortest_edge": least, "longest_edge": most}
-    for key, value in (("min_pixels", least), ("max_pixels", most)):
-        if key in target:
-            target[key] = value
-    return (json.dumps(fields, indent=2) + "\n").encode()
 
 
 def _sync(folder: Path) -> None:
@@ -387,7 +360,7 @@ def _replace_folder(aside: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bars of transformers inside ours; the user's setting is restored."""
     from transformers.utils import logging as hf_logging
 

@@ -1,18 +1,40 @@
-"""Reading the files of a model folder: JSON, picture geometry, tokenizer. Damage is named."""
+"""The files of a model folder beside its weights: JSON, picture geometry, tokenizer.
+
+Damage is named.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
 from mmembed.errors import CheckpointError
 from mmembed.inputs.pictures import VisionGeometry
-from mmembed.inputs.processor import TokenRange
+from mmembed.inputs.processor import InputConfig, TokenRange
 
-__all__ = ["read_geometry", "read_json", "read_tokenizer"]
+__all__ = [
+    "SIDE_FILES",
+    "default_inputs",
+    "read_geometry",
+    "read_json",
+    "read_tokenizer",
+    "with_budget",
+]
+
+SIDE_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -80,3 +102,42 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     if not hasattr(loaded, "backend_tokenizer"):
         raise CheckpointError(f"{folder.name} has no fast tokenizer (tokenizer.json)")
     return loaded.backend_tokenizer
+
+
+def default_inputs(folder: Path, pictures: bool) -> dict[str, Any]:
+    """For a plain checkpoint: its geometry, and our budgets within the processor's limits."""
+    if not pictures:
+        return {"geometry": None}
+    found = read_geometry(folder)
+    if found is None:
+        raise CheckpointError(
+            f"{folder.name} has a vision tower and no preprocessor_config.json; copy or download "
+            "the folder again"
+        )
+    geometry, limits = found
+    ranges = {}
+    for name in ("image_tokens", "frame_tokens", "page_tokens"):
+        default: TokenRange = InputConfig.model_fields[name].default
+        ranges[name] = TokenRange(
+            min=min(default.min, limits.max), max=min(default.max, limits.max)
+        )
+    return {"geometry": geometry, **ranges}
+
+
+def with_budget(
+    name: Literal["preprocessor_config.json"] | str, content: bytes, inputs: InputConfig
+) -> bytes:
+    """The processor settings with our image budget, so that other libraries resize alike."""
+    if inputs.geometry is None or name not in ("preprocessor_config.json", "processor_config.json"):
+        return content
+    fields = json.loads(content)
+    target = fields if name == "preprocessor_config.json" else fields.get("image_processor")
+    if target is None:
+        return content
+    area = inputs.geometry.factor**2
+    least, most = inputs.image_tokens.min * area, inputs.image_tokens.max * area
+    target["size"] = {"shortest_edge": least, "longest_edge": most}
+    for key, value in (("min_pixels", least), ("max_pixels", most)):
+        if key in target:
+            target[key] = value
+    return (json.dumps(fields, indent=2) + "\n").encode()
