@@ -50,7 +50,7 @@ def run(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     sizes: Annotated[
-        str | None, typer.Option(help="Of train, loss, data and growth: pairs, rows or texts.")
+        str | None, typer.Option(help="Of train, loss, data, index, growth: pairs, rows, texts.")
     ] = None,
     length_spread: Annotated[
         float | None,

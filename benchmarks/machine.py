@@ -15,7 +15,7 @@ __all__ = ["gpu_name", "machine", "when"]
 
 _PACKAGES = (
     "mmembed sentence-transformers torch transformers tokenizers numpy pillow av decord "
-    "qwen-vl-utils pymupdf"
+    "qwen-vl-utils pymupdf lancedb"
 ).split()
 
 

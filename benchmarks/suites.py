@@ -14,6 +14,8 @@ from benchmarks.encoding import (
     page_encode_cases,
     text_cases,
 )
+from benchmarks.indexes import PEERS as INDEX_PEERS
+from benchmarks.indexes import index_cases
 from benchmarks.losses import loss_cases
 from benchmarks.measurement import Case
 from benchmarks.media import isolation_cases, page_cases, video_cases
@@ -63,5 +65,6 @@ SUITES = {
     "loss": Suite(loss_cases, ("sentence-transformers", "dense")),
     "isolation": Suite(isolation_cases),
     "data": Suite(row_cases, ROW_PEERS),
+    "index": Suite(index_cases, INDEX_PEERS),
     "growth": Suite(growth_cases, notes=growth_notes),
 }

@@ -14,6 +14,10 @@ _FACTS = {  # key in a run or in the facts of a side -> (column, format)
     "max_1_minus_cos": ("largest 1 - cos", "{:.1e}"),
     "grey_levels": ("mean difference, of 255", "{:.2f}"),
     "loss": ("loss", "{:.5f}"),
+    "p50_ms": ("p50, ms", "{:.1f}"),
+    "p95_ms": ("p95, ms", "{:.1f}"),
+    "recall_at_10": ("recall@10", "{:.3f}"),
+    "disk_mb": ("disk, MB", "{:,.0f}"),
     "mfu": ("MFU", "{:.1%}"),
     "mfu_with_recompute": ("MFU with recompute", "{:.1%}"),
 }

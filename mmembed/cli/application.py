@@ -16,10 +16,12 @@ from mmembed import __version__
 from mmembed.cli.ablate import ablate
 from mmembed.cli.console import say
 from mmembed.cli.data.application import data
+from mmembed.cli.demo import demo
 from mmembed.cli.encode import encode
 from mmembed.cli.evaluation.application import evaluation
+from mmembed.cli.export import export
 from mmembed.cli.filter import filter_pairs
-from mmembed.cli.index import index
+from mmembed.cli.index.application import index_commands
 from mmembed.cli.launch import launch
 from mmembed.cli.mine import mine
 from mmembed.cli.plan import plan
@@ -28,6 +30,7 @@ from mmembed.cli.rank import rank
 from mmembed.cli.recipe import recipe
 from mmembed.cli.report import report
 from mmembed.cli.search import search
+from mmembed.cli.serve import serve
 from mmembed.cli.soup import soup, soup_card
 from mmembed.cli.synthesize import synthesize
 from mmembed.cli.train import train
@@ -106,14 +109,17 @@ for _command in (
     soup_card,
     encode,
     rank,
-    index,
     search,
+    serve,
+    demo,
+    export,
     ablate,
     mine,
 ):
     app.command()(_command)
 app.command("filter")(filter_pairs)
 app.command()(synthesize)
+app.add_typer(index_commands, name="index")
 app.add_typer(recipe, name="recipe")
 app.add_typer(evaluation, name="eval")
 app.add_typer(data, name="data")

@@ -55,18 +55,16 @@ ARCHITECTURE_HOMES = {
     "mmembed.encoder.backbone",
     "mmembed.encoder.scratch",  # writes a checkpoint in one architecture's published format
 }
-NAMED_AFTER_ONE = re.compile(
-    r"qwen[-_]vl[-_]utils|sentence_bert_config|llama[-_]?index", re.I
-)  # library, file name
+NAMED_AFTER_ONE = re.compile(r"qwen[-_]vl[-_]utils|sentence_bert_config|llama[-_]?index", re.I)
 RECIPE = re.compile(r"rzen|qzhou|kalm|vlm2vec|qwen3[-_]?emb", re.IGNORECASE)
-
 ADAPTER_WORDS = tuple(f"mmembed.{room}" for room in "types tasks datasets tables errors".split())
 
 # The files of the public scorers are pickles; this module reads numbers and names out of them only.
 UNPICKLER_HOME = "mmembed.evaluation.pickled_vectors"
-NETWORK_HOMES = {"mmembed.inputs.fetch", "mmembed.endpoints.client", "mmembed.server"}
-NETWORK = "requests httpx httpx2 aiohttp urllib3 urllib.request http.client http.server socket"
-NETWORK = [*NETWORK.split(), "ftplib"]
+NETWORK_HOMES = {"mmembed.inputs.fetch", "mmembed.endpoints.client", "mmembed.server.listening"}
+NETWORK = (
+    "requests httpx httpx2 aiohttp urllib3 urllib.request http.client http.server socket ftplib"
+).split()
 UNPICKLERS = "pickle cPickle dill cloudpickle shelve marshal joblib jsonpickle".split()
 FORBIDDEN_CALLS = {
     "eval": "runs code",

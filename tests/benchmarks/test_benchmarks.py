@@ -171,3 +171,16 @@ def test_all_sides_of_the_train_suite_compute_the_same_loss_and_gradients(tmp_pa
     for theirs in others:
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
         assert theirs["gradient_norm"] == pytest.approx(ours["gradient_norm"], rel=1e-3)
+
+
+def test_all_sides_of_the_index_suite_find_the_nearest_rows(tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    ingest, optimize, *searches = run(tmp_path, "index", "--sizes", "1100")
+    assert list(ingest["facts"]) == ["numpy", "lance"] and len(optimize["facts"]) == 2
+    for side in ("numpy", "lance"):
+        assert ingest["facts"][side]["disk_mb"] > 1100 * 4 * 1024 / 1e6
+    assert len(searches) == 3
+    for result in searches:
+        facts = result["facts"]
+        assert facts["numpy"]["recall_at_10"] == facts["lance"]["recall_at_10"] == 1
+        assert facts["lance IVF_HNSW_SQ"]["recall_at_10"] > 0.9
