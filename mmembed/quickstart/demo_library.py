@@ -5,11 +5,10 @@ pipeline.run -> model; DemoEntry -> library -> index_folder -> index with exampl
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from mmembed.encoder.embedder import Embedder
-from mmembed.errors import ConfigError, SpaceMismatchError
+from mmembed.errors import ConfigError
 from mmembed.quickstart import pipeline
 from mmembed.quickstart.experiment import load_experiment
 from mmembed.search.corpus import index_folder
@@ -39,7 +38,7 @@ def prepare_index(
     entry = load_experiment(experiment).demo
     if entry is None:
         raise ConfigError(f"the experiment {experiment!r} has no `demo`: no library to show")
-    index = _opened(output / "emoji.index", embedder)
+    index = pipeline.fresh_index(output / "emoji.index", embedder)
     if "examples" in index.settings:
         return index
     folder = output / "emoji"
@@ -57,12 +56,3 @@ def prepare_index(
         index.settings["examples"] = written.examples
         index.commit()
     return index
-
-
-def _opened(folder: Path, embedder: Embedder) -> ExactIndex:
-    width = embedder.embedding_dimension
-    try:
-        return ExactIndex(folder, fingerprint=embedder.fingerprint, dimension=width)
-    except SpaceMismatchError:
-        shutil.rmtree(folder)
-        return ExactIndex(folder, fingerprint=embedder.fingerprint, dimension=width)

@@ -34,7 +34,7 @@ from mmembed.training.stages import TrainResult, train
 from mmembed.training.start import model_overrides
 from mmembed.types import MultimodalInput
 
-__all__ = ["run"]
+__all__ = ["fresh_index", "run"]
 
 TABLE_FILE = "results.json"
 REPORT_FILE = "report.html"
@@ -184,7 +184,7 @@ def _search_library(
     content: dict[str, str] = plan.library.call(library)
     shown = []
     with Embedder.from_pretrained(model, device="cpu") as embedder:
-        index = _fresh_index(output / "library.index", embedder)
+        index = fresh_index(output / "library.index", embedder)
         index.settings["model"] = str(model.resolve())
         report = index_folder(
             library, embedder=embedder, index=index, decoder=embedder.processor.decoder
@@ -204,8 +204,8 @@ def _search_library(
     return tuple(shown)
 
 
-def _fresh_index(folder: Path, embedder: Embedder) -> ExactIndex:
-    """The library's index; one that an earlier model of this output made is replaced."""
+def fresh_index(folder: Path, embedder: Embedder) -> ExactIndex:
+    """The index of a library; one that an earlier model of this output made is replaced."""
     width = embedder.embedding_dimension
     try:
         return ExactIndex(folder, fingerprint=embedder.fingerprint, dimension=width)

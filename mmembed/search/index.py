@@ -21,7 +21,15 @@ from mmembed.errors import ConfigError
 from mmembed.search.filters import Filter
 from mmembed.search.rows import Match, Row
 
-__all__ = ["UNIT_TOLERANCE", "Index", "IndexStats", "OptimizeReport", "check_queries", "check_unit"]
+__all__ = [
+    "UNIT_TOLERANCE",
+    "Index",
+    "IndexStats",
+    "OptimizeReport",
+    "check_queries",
+    "check_unit",
+    "given_vectors",
+]
 
 UNIT_TOLERANCE = 0.01
 
@@ -162,6 +170,31 @@ def check_queries(vectors: np.ndarray, dimension: int, k: int) -> np.ndarray:
     if k < 1:
         raise ConfigError(f"k is {k}; it must be at least 1")
     return queries
+
+
+def given_vectors(
+    index: Index, rows: Sequence[Row], vectors: np.ndarray | None
+) -> list[np.ndarray]:
+    """The vector of each row that `upsert` was given, or that the index knows.
+
+    Raises:
+        ValueError: vectors that are not of unit length or not (N, D).
+        KeyError: a row whose vector is neither given nor known.
+    """
+    if vectors is None:
+        known = index.known_vectors(row.key for row in rows)
+        lost = [row.key for row in rows if row.key not in known]
+        if lost:
+            raise KeyError(f"{len(lost)} of {len(rows)} rows have no vector, e.g. {lost[0]}")
+        return [known[row.key] for row in rows]
+    array = np.array(vectors, dtype=np.float32)  # a copy: the caller may go on writing into his
+    if array.shape != (len(rows), index.dimension):
+        raise ValueError(
+            f"vectors have shape {array.shape}; {len(rows)} rows of this index need "
+            f"({len(rows)}, {index.dimension})"
+        )
+    check_unit(array)
+    return list(array)
 
 
 def check_unit(vectors: np.ndarray) -> None:

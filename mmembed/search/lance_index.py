@@ -25,7 +25,7 @@ import numpy as np
 from mmembed.errors import ConfigError, StoreError
 from mmembed.search.exact_scores import nearest_candidates
 from mmembed.search.filters import Filter
-from mmembed.search.index import IndexStats, OptimizeReport, check_queries, check_unit
+from mmembed.search.index import IndexStats, OptimizeReport, check_queries, given_vectors
 from mmembed.search.lance_filters import sql_condition
 from mmembed.search.lance_rows import read_record, read_settings, settings_update
 from mmembed.search.lance_table import (
@@ -160,31 +160,8 @@ class LanceIndex:
         self._view = self._make_view(self._view.table, None)
 
     def upsert(self, rows: Sequence[Row], vectors: np.ndarray | None = None) -> None:
-        """Collect rows for the next `commit`; readers, this object too, see them from then on.
-
-        Args:
-            vectors: (N, D) unit rows; None when `known_vectors` has every `row.key`.
-
-        Raises:
-            ValueError: vectors that are not of unit length or not (N, D).
-            KeyError: a row whose vector is neither given nor known.
-        """
-        if vectors is None:
-            known = self.known_vectors(row.key for row in rows)
-            lost = [row.key for row in rows if row.key not in known]
-            if lost:
-                raise KeyError(f"{len(lost)} of {len(rows)} rows have no vector, e.g. {lost[0]}")
-            given = [known[row.key] for row in rows]
-        else:
-            stored = np.array(vectors, dtype=np.float32)
-            if stored.shape != (len(rows), self.dimension):
-                raise ValueError(
-                    f"vectors have shape {stored.shape}; {len(rows)} rows of this index need "
-                    f"({len(rows)}, {self.dimension})"
-                )
-            check_unit(stored)
-            given = list(stored)
-        for row, vector in zip(rows, given, strict=True):
+        """Collect rows for the next `commit`; readers, this object too, see them from then on."""
+        for row, vector in zip(rows, given_vectors(self, rows, vectors), strict=True):
             self._upserts[row.id] = (row, vector)
             self._fresh[row.key] = vector
             self._deletes.discard(row.id)

@@ -27,7 +27,7 @@ import numpy as np
 
 from mmembed.errors import ConfigError, StoreError
 from mmembed.search.filters import Filter, OneOf
-from mmembed.search.index import IndexStats, OptimizeReport, check_queries, check_unit
+from mmembed.search.index import IndexStats, OptimizeReport, check_queries, given_vectors
 from mmembed.search.qdrant_address import QdrantAddress, create_collection
 from mmembed.search.qdrant_points import QdrantPoints, row_of, talking
 from mmembed.search.recall import recall_at_10
@@ -126,22 +126,7 @@ class QdrantIndex:
         self._client.close()
 
     def upsert(self, rows: Sequence[Row], vectors: np.ndarray | None = None) -> None:
-        if vectors is None:
-            known = self.known_vectors(row.key for row in rows)
-            lost = [row.key for row in rows if row.key not in known]
-            if lost:
-                raise KeyError(f"{len(lost)} of {len(rows)} rows have no vector, e.g. {lost[0]}")
-            given = [known[row.key] for row in rows]
-        else:
-            array = np.asarray(vectors, dtype=np.float32)
-            if array.shape != (len(rows), self.dimension):
-                raise ValueError(
-                    f"vectors have shape {array.shape}; {len(rows)} rows of this index need "
-                    f"({len(rows)}, {self.dimension})"
-                )
-            check_unit(array)
-            given = list(array)
-        for row, vector in zip(rows, given, strict=True):
+        for row, vector in zip(rows, given_vectors(self, rows, vectors), strict=True):
             self._pending[row.id] = (row, vector)
 
     def delete(self, ids: Iterable[str]) -> int:
