@@ -173,6 +173,7 @@ def test_all_sides_of_the_train_suite_compute_the_same_loss_and_gradients(tmp_pa
         assert theirs["gradient_norm"] == pytest.approx(ours["gradient_norm"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_all_sides_of_the_index_suite_find_the_nearest_rows(tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     ingest, optimize, *searches = run(tmp_path, "index", "--sizes", "1100")

@@ -245,7 +245,7 @@ def test_a_damaged_pointer_is_named(tmp_path: Path, photos: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks and kills itself")
-@pytest.mark.parametrize("remove", ["keep", "remove"])
+@pytest.mark.parametrize("remove", ["remove", pytest.param("keep", marks=pytest.mark.slow)])
 def test_a_kill_at_any_moment_leaves_the_old_index_or_the_new_one(
     tmp_path: Path, photos: Path, remove: str
 ) -> None:
