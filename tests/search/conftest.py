@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mmembed.search.corpus import index_folder
 from mmembed.search.summary import IndexSummary
 from mmembed.store.content import content_key
 from mmembed.types import Image, MultimodalInput
+from tests.search.engines import NAMES, Place, engine
 from tests.search.library import opened, picture
 
 
@@ -105,3 +106,12 @@ def run(photos: Path, hash_encoder: Any, tmp_path: Path) -> Callable[..., IndexS
         )
 
     return index_again
+
+
+@pytest.fixture(params=NAMES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Where an index of each engine lies."""
+    with engine(request.param, tmp_path / "index") as make:
+        place = Place(make)
+        yield place
+        place.close()

@@ -109,30 +109,6 @@ def test_committed_rows_come_back_and_uncommitted_rows_do_not(tmp_path: Path) ->
     assert len(list(tmp_path.glob("rows-*.jsonl"))) == 1
 
 
-def test_every_field_of_a_row_survives_even_odd_names(tmp_path: Path) -> None:
-    odd = Row(
-        id="/a/\udcff<script>#page=2",
-        path="/a/../\udcff<script>",
-        kind="pdf",
-        key="0" * 64,
-        content_hash="1" * 64,
-        size=3,
-        mtime_ns=1_700_000_000_123_456_789,
-        items_in_file=7,
-        cut="12345678",
-        page=2,
-        start_seconds=0.1,
-        end_seconds=2.5,
-        start_char=0,
-        end_char=9,
-        text="line\u2028end",
-    )
-    index = ExactIndex(tmp_path, **SPACE)
-    index.upsert([odd], unit(1))
-    index.commit()
-    assert list(ExactIndex(tmp_path).rows()) == [odd]
-
-
 def test_a_deleted_row_is_not_found_and_its_vector_is_free_to_return(tmp_path: Path) -> None:
     vectors = unit(3)
     index = filled(tmp_path, vectors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,14 +38,6 @@ ODD_NAMES = (
     "undecodable\udcff",
     "100% _like_ *glob* [a]",
 )
-
-
-@pytest.fixture(params=NAMES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    with engine(request.param, tmp_path / "index") as make:
-        place = Place(make)
-        yield place
-        place.close()
 
 
 @pytest.fixture(scope="module", params=NAMES)

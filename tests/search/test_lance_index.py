@@ -19,7 +19,7 @@ from mmembed.search.filters import (
 )
 from mmembed.search.index import Index
 from mmembed.search.lance_index import LanceIndex
-from mmembed.search.rows import KINDS, Box, Match, Row
+from mmembed.search.rows import KINDS, Match, Row
 
 pytest.importorskip("lancedb")
 
@@ -91,37 +91,6 @@ def test_search_equals_numpy_to_the_last_bit_through_commits(
     assert list(lance.rows()) == list(numpy.rows())
     where = Not(Under("/library/1"))
     assert list(lance.rows(where)) == list(numpy.rows(where))
-
-
-def test_every_field_of_a_row_survives_even_odd_names(tmp_path: Path) -> None:
-    odd = Row(
-        id="/a/\udcff<script>#page='2'\\",
-        path="/a/../\udcff<script>",
-        kind="pdf",
-        key="0" * 64,
-        content_hash="1" * 64,
-        size=3,
-        mtime_ns=1_700_000_000_123_456_789,
-        items_in_file=7,
-        cut="12345678",
-        page=2,
-        start_seconds=0.1,
-        end_seconds=2.5,
-        duration_seconds=7.25,
-        start_char=0,
-        end_char=9,
-        text="line\u2028end \udcff \x00 '",
-        boxes=(Box(0.1, 0.2, 0.3, 0.4, 0, 9),),
-    )
-    index = LanceIndex(tmp_path, **SPACE)
-    index.upsert([odd], unit(1))
-    index.commit()
-    again = LanceIndex(tmp_path)
-    assert list(again.rows()) == again.get([odd.id]) == [odd]
-    assert again.search_text("end", 1)[0].row == odd
-    assert again.delete([odd.id]) == 1
-    again.commit()
-    assert len(again) == 0 and not list(again.rows())
 
 
 def test_what_is_written_is_seen_after_commit_and_by_others_after_refresh(tmp_path: Path) -> None:
